@@ -1,0 +1,324 @@
+//! The contract between Envoy and the sidecars that it asks by `ext_authz`, as Envoy 1.40 keeps it.
+//!
+//! An empty answer means ALLOW to Envoy, and so does a status 0 with a denied body. So a [`CheckResponse`] is
+//! made here and nowhere else, from a [`Decision`] that has no default.
+
+use api::authn::PolicyId;
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{HeaderValue, HeaderValueOption},
+        service::auth::v3::{
+            CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, attribute_context::HttpRequest,
+            check_response::HttpResponse,
+        },
+        r#type::v3::HttpStatus,
+    },
+    google::{
+        protobuf::{BoolValue, ListValue, Struct, Value, value::Kind},
+        rpc::Status,
+    },
+};
+use tonic::Code;
+
+/// The namespace of all dynamic metadata of `ext_authz`, whatever its filters are called.
+pub const METADATA_NAMESPACE: &str = "envoy.filters.http.ext_authz";
+
+/// What Envoy tells of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    check: &'a CheckRequest,
+    http: &'a HttpRequest,
+}
+
+impl<'a> Facts<'a> {
+    /// `None` when there is no HTTP request in it, which no listener of ours sends.
+    pub fn read(check: &'a CheckRequest) -> Option<Self> {
+        let http = check.attributes.as_ref()?.request.as_ref()?.http.as_ref()?;
+        Some(Self { check, http })
+    }
+
+    /// As on the wire.
+    pub fn method(&self) -> &'a str {
+        &self.http.method
+    }
+
+    /// With its query; normalised by Envoy.
+    pub fn path(&self) -> &'a str {
+        &self.http.path
+    }
+
+    /// Envoy's id for the request.
+    pub fn request_id(&self) -> &'a str {
+        &self.http.id
+    }
+
+    /// The policy that the control plane put on the route. Never chosen by anything that a client sends.
+    pub fn policy(&self) -> Option<PolicyId> {
+        let extensions = &self.check.attributes.as_ref()?.context_extensions;
+        let text = |key| extensions.get(key).map(String::as_str);
+        PolicyId::from_context(text("policy"), text("rev"))
+    }
+
+    /// All values of a header, in order; `name` in lower case. Works with `encode_raw_headers` and without.
+    pub fn header(&self, name: &str) -> Vec<&'a [u8]> {
+        if let Some(map) = &self.http.header_map {
+            let same = map.headers.iter().filter(|header| header.key.eq_ignore_ascii_case(name));
+            return same
+                .map(
+                    |header| {
+                        if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
+                    },
+                )
+                .collect();
+        }
+        self.http.headers.get(name).map(|value| value.as_bytes()).into_iter().collect()
+    }
+
+    /// What an earlier filter left under this key of the `ext_authz` namespace.
+    pub fn metadata(&self, key: &str) -> Option<&'a Struct> {
+        let context = self.check.attributes.as_ref()?.metadata_context.as_ref()?;
+        let namespace = context.filter_metadata.get(METADATA_NAMESPACE)?;
+        match namespace.fields.get(key)?.kind.as_ref()? {
+            Kind::StructValue(found) => Some(found),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a `Struct` as code does.
+pub trait Fields {
+    /// A text.
+    fn text(&self, key: &str) -> Option<&str>;
+    /// A truth; anything else is false.
+    fn is_true(&self, key: &str) -> bool;
+    /// Numbers travel as doubles; a revision fits.
+    fn number(&self, key: &str) -> Option<f64>;
+    /// A list of texts; others in it are left out.
+    fn texts(&self, key: &str) -> Vec<&str>;
+}
+
+impl Fields for Struct {
+    fn text(&self, key: &str) -> Option<&str> {
+        match self.fields.get(key)?.kind.as_ref()? {
+            Kind::StringValue(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn is_true(&self, key: &str) -> bool {
+        matches!(self.fields.get(key).and_then(|value| value.kind.as_ref()), Some(Kind::BoolValue(true)))
+    }
+
+    fn number(&self, key: &str) -> Option<f64> {
+        match self.fields.get(key)?.kind.as_ref()? {
+            Kind::NumberValue(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn texts(&self, key: &str) -> Vec<&str> {
+        let Some(Kind::ListValue(list)) = self.fields.get(key).and_then(|value| value.kind.as_ref()) else {
+            return Vec::new();
+        };
+        let texts = list.values.iter().filter_map(|value| match &value.kind {
+            Some(Kind::StringValue(text)) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+}
+
+/// The answer to a request. Every variant says what is recorded about it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// The request goes on, with these headers in the place of any that it brought.
+    Allow {
+        /// Under the sidecar's own key.
+        record: Record,
+        /// Name and value; overwrites.
+        headers: Vec<(&'static str, String)>,
+    },
+    /// The client is told no.
+    Deny {
+        /// Under the sidecar's own key.
+        record: Record,
+        /// 400, 401 or 403.
+        status: u16,
+        /// For the client: what is wrong, never why in detail.
+        description: String,
+        /// `WWW-Authenticate` (RFC 9110 section 11.6.1).
+        challenge: Option<String>,
+    },
+    /// This sidecar cannot decide: 503, and for operators it is a failure and not a denial.
+    Fault {
+        /// For the client.
+        description: String,
+    },
+}
+
+/// What is left in the dynamic metadata: for the other sidecar, the guard, and the access log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    key: &'static str,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl Record {
+    /// `key` is the sidecar's: `authn` or `authz`. `decided` is always set: the guard demands it.
+    pub fn new(key: &'static str, policy: &PolicyId) -> Self {
+        // A revision is far below 2^53.
+        #[allow(clippy::cast_precision_loss)]
+        let rev = Kind::NumberValue(policy.rev as f64);
+        Self { key, fields: vec![("decided", value(Kind::BoolValue(true))), ("rev", value(rev))] }
+            .text("policy", &policy.policy)
+    }
+
+    /// Adds a text.
+    pub fn text(mut self, key: &'static str, text: &str) -> Self {
+        self.fields.push((key, value(Kind::StringValue(text.to_owned()))));
+        self
+    }
+
+    /// Adds a number.
+    pub fn number(mut self, key: &'static str, number: f64) -> Self {
+        self.fields.push((key, value(Kind::NumberValue(number))));
+        self
+    }
+
+    /// Adds a list of texts.
+    pub fn texts<'a>(mut self, key: &'static str, texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let values = texts.into_iter().map(|text| value(Kind::StringValue(text.to_owned()))).collect();
+        self.fields.push((key, value(Kind::ListValue(ListValue { values }))));
+        self
+    }
+
+    fn into_struct(self) -> Struct {
+        let fields = self.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let own = value(Kind::StructValue(Struct { fields }));
+        Struct { fields: [(self.key.to_owned(), own)].into() }
+    }
+}
+
+fn value(kind: Kind) -> Value {
+    Value { kind: Some(kind) }
+}
+
+impl From<Decision> for CheckResponse {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Allow { record, headers } => Self {
+                status: Some(status(Code::Ok)),
+                dynamic_metadata: Some(record.into_struct()),
+                http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+                    headers: headers.into_iter().map(|(name, value)| overwrite(name, value)).collect(),
+                    ..Default::default()
+                })),
+            },
+            Decision::Deny { record, status: code, description, challenge } => Self {
+                status: Some(status(if code == 401 {
+                    Code::Unauthenticated
+                } else {
+                    Code::PermissionDenied
+                })),
+                dynamic_metadata: Some(record.into_struct()),
+                http_response: Some(HttpResponse::DeniedResponse(denied(code, &description, challenge))),
+            },
+            // A status alone would be a 403; only `error_response` is an error to Envoy.
+            Decision::Fault { description } => Self {
+                status: Some(status(Code::Unavailable)),
+                dynamic_metadata: None,
+                http_response: Some(HttpResponse::ErrorResponse(denied(503, &description, None))),
+            },
+        }
+    }
+}
+
+fn status(code: Code) -> Status {
+    Status { code: code.into(), ..Default::default() }
+}
+
+fn denied(code: u16, description: &str, challenge: Option<String>) -> DeniedHttpResponse {
+    let mut headers = vec![overwrite("content-type", "application/json".into())];
+    headers.extend(challenge.map(|challenge| overwrite("www-authenticate", challenge)));
+    // The descriptions are ours and hold nothing that JSON escapes.
+    let body = format!("{{\"status\":{code},\"description\":\"{description}\"}}\n");
+    DeniedHttpResponse { status: Some(HttpStatus { code: code.into() }), headers, body }
+}
+
+/// Envoy 1.40 looks at the deprecated `append` only; left out it would be read in another way by Envoy 1.37,
+/// which keeps the client's own value beside ours.
+#[allow(deprecated)]
+fn overwrite(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value, raw_value: Vec::new() }),
+        append: Some(BoolValue { value: false }),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record::new("authn", &PolicyId { policy: "i-1".into(), rev: 7 })
+    }
+
+    fn code(response: &CheckResponse) -> i32 {
+        response.status.as_ref().unwrap().code
+    }
+
+    #[test]
+    fn only_an_allow_has_status_zero() {
+        let allow = Decision::Allow { record: record(), headers: Vec::new() };
+        let deny =
+            |status| Decision::Deny { record: record(), status, description: "no".into(), challenge: None };
+        assert_eq!(code(&allow.into()), 0);
+        for status in [400, 401, 403] {
+            assert_ne!(code(&deny(status).into()), 0);
+        }
+        assert_ne!(code(&Decision::Fault { description: "x".into() }.into()), 0);
+    }
+
+    #[test]
+    fn a_fault_is_an_error_to_envoy_and_not_a_denial() {
+        let response = CheckResponse::from(Decision::Fault { description: "unknown policy".into() });
+        let Some(HttpResponse::ErrorResponse(error)) = response.http_response else { panic!("{response:?}") };
+        assert_eq!(error.status.unwrap().code, 503);
+        assert!(response.dynamic_metadata.is_none(), "nothing is decided");
+    }
+
+    #[test]
+    fn headers_overwrite_what_the_client_sent() {
+        let headers = vec![("x-gatehouse-subject", "alice".to_owned())];
+        let response = CheckResponse::from(Decision::Allow { record: record(), headers });
+        let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("{response:?}") };
+        #[allow(deprecated)]
+        let append = ok.headers[0].append;
+        assert_eq!(append, Some(BoolValue { value: false }));
+    }
+
+    #[test]
+    fn a_record_lies_under_its_sidecars_key() {
+        let written = record().text("sub", "alice").texts("scopes", ["a", "b"]).into_struct();
+        let check = CheckRequest {
+            attributes: Some(envoy_types::pb::envoy::service::auth::v3::AttributeContext {
+                request: Some(envoy_types::pb::envoy::service::auth::v3::attribute_context::Request {
+                    http: Some(HttpRequest::default()),
+                    ..Default::default()
+                }),
+                metadata_context: Some(envoy_types::pb::envoy::config::core::v3::Metadata {
+                    filter_metadata: [(METADATA_NAMESPACE.to_owned(), written)].into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+        };
+        let read = Facts::read(&check).unwrap().metadata("authn").unwrap();
+        assert!(read.is_true("decided") && !read.is_true("sub"));
+        assert_eq!(
+            (read.text("sub"), read.number("rev"), read.texts("scopes")),
+            (Some("alice"), Some(7.0), vec!["a", "b"])
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! What the sidecars share: the process around a gRPC service on a Unix socket, and, for the two that Envoy
+//! asks by `ext_authz`, how a request is read and an answer written.
+
+pub mod ext_authz;
+mod process;
+
+pub use process::{Process, Settings};

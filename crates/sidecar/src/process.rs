@@ -1,0 +1,97 @@
+//! From flags to a serving process: admin endpoint, control plane, socket, drain.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use api::{ResourceType, Role};
+use clap::Args;
+use prometheus_client::registry::Registry;
+use runtime::{Admin, Readiness, Shutdown};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Endpoint, server::Router};
+use xds::{Client, Handler, disk::LastGood};
+
+/// The flags of every sidecar.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The node's id, `<group>/<instance>`; the sidecar appends its own name
+    #[arg(long, env = "GATEHOUSE_NODE_ID")]
+    pub node_id: String,
+    /// The control plane's xDS address, as a URL
+    #[arg(long, env = "GATEHOUSE_XDS_URL", default_value = "http://127.0.0.1:18000")]
+    pub xds: String,
+    /// Where Envoy asks
+    #[arg(long)]
+    pub socket: PathBuf,
+    /// Where the last good policies are kept
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// Health and metrics
+    #[arg(long)]
+    pub admin: SocketAddr,
+    /// What to log, in the syntax of RUST_LOG
+    #[arg(long, env = "GATEHOUSE_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// A bound sidecar that follows the control plane, and is ready to serve.
+#[derive(Debug)]
+pub struct Process {
+    socket: UnixListener,
+    shutdown: Shutdown,
+    readiness: Readiness,
+}
+
+/// Requests under way have a deadline of 250 ms in Envoy; after this the rest is cut off.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Process {
+    /// Binds the socket and the admin endpoint, loads from disk, and begins to follow the control plane.
+    /// Ready once every type is known: from disk or from the control plane.
+    pub async fn start<H: Handler + 'static>(
+        settings: &Settings,
+        role: Role,
+        kinds: &[ResourceType],
+        handler: H,
+        registry: Registry,
+    ) -> anyhow::Result<Self> {
+        let shutdown = runtime::shutdown()?;
+        let readiness = Readiness::new();
+        let loaded = readiness.latch("policies");
+        let disk = LastGood::open(&settings.data_dir)
+            .with_context(|| format!("--data-dir: {}", settings.data_dir.display()))?;
+        let endpoint = Endpoint::from_shared(settings.xds.clone())
+            .with_context(|| format!("--xds: {}", settings.xds))?;
+        let node_id = format!("{}/{role}", settings.node_id);
+        let client = Client::load(endpoint, &node_id, kinds, disk, handler, move || drop(loaded))
+            .context("loading the last good policies")?;
+        let (admin, _task) = Admin::new(registry, readiness.clone())
+            .serve(settings.admin, &shutdown)
+            .await
+            .with_context(|| format!("--admin: listening on {}", settings.admin))?;
+        let socket = runtime::unix::bind(&settings.socket)
+            .with_context(|| format!("--socket: listening on {}", settings.socket.display()))?;
+        tokio::spawn(client.run());
+        tracing::info!(socket = %settings.socket.display(), %admin, node = node_id, "serving");
+        Ok(Self { socket, shutdown, readiness })
+    }
+
+    /// Serves until it is asked to stop, then drains.
+    pub async fn serve(self, router: Router) -> anyhow::Result<()> {
+        let Self { socket, shutdown, readiness } = self;
+        let draining = shutdown.clone();
+        let serve = router.serve_with_incoming_shutdown(UnixListenerStream::new(socket), shutdown.wait());
+        tokio::select! {
+            served = serve => served.context("serving gRPC"),
+            () = async move {
+                draining.wait().await;
+                let _unready = readiness.latch("drain");
+                tokio::time::sleep(DRAIN_DEADLINE).await;
+            } => {
+                tracing::warn!("some requests were cut off");
+                Ok(())
+            }
+        }
+    }
+}

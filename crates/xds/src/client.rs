@@ -1,0 +1,355 @@
+//! The delta ADS client of the sidecars: one stream, everything by wildcard, an answer to each response, and
+//! nothing acknowledged that is not on disk.
+
+use std::{collections::HashMap, time::Duration};
+
+use api::ResourceType;
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+    },
+    google::rpc::Status,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+
+use crate::disk::LastGood;
+
+/// What a sidecar does with its resources.
+pub trait Handler: Send {
+    /// Checks and takes in one resource; it need not be in force yet. The error goes back to the control
+    /// plane, so it names field, value and rule.
+    fn upsert(&mut self, kind: ResourceType, name: &str, body: &[u8]) -> Result<(), String>;
+    /// Takes one out.
+    fn remove(&mut self, kind: ResourceType, name: &str);
+    /// Puts in force what came since the last call.
+    fn commit(&mut self);
+}
+
+/// A sidecar's subscription.
+pub struct Client<H> {
+    endpoint: Endpoint,
+    node: Node,
+    kinds: Vec<ResourceType>,
+    disk: LastGood,
+    handler: H,
+    versions: HashMap<ResourceType, HashMap<String, String>>,
+    /// Types that were answered on this or an earlier stream, or loaded from disk.
+    on_loaded: Option<Box<dyn FnOnce() + Send>>,
+    answered: Vec<ResourceType>,
+}
+
+/// Between two tries to connect: short enough for a restarted control plane, long enough for a herd.
+const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+/// A stream that cannot be opened for so long is tried anew.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Finds a peer that vanished without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A response that is larger is a fault of the control plane, which sends at most 1,000 small resources.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamEnd {
+    #[error("connecting to the control plane")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("the control plane ended the stream")]
+    Status(#[source] tonic::Status),
+    #[error("the control plane closed the stream")]
+    Closed,
+}
+
+impl<H: Handler> Client<H> {
+    /// Loads from disk what was last accepted. `on_loaded` is called once, when each type is known: from
+    /// disk, or because the control plane has answered.
+    pub fn load(
+        endpoint: Endpoint,
+        node_id: &str,
+        kinds: &[ResourceType],
+        disk: LastGood,
+        handler: H,
+        on_loaded: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let cluster = node_id.split('/').next().unwrap_or_default().to_owned();
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let mut client = Self {
+            endpoint,
+            node: Node { id: node_id.to_owned(), cluster, ..Default::default() },
+            kinds: kinds.to_vec(),
+            disk,
+            handler,
+            versions: HashMap::new(),
+            on_loaded: Some(Box::new(on_loaded)),
+            answered: Vec::new(),
+        };
+        client.load_from_disk()?;
+        Ok(client)
+    }
+
+    fn load_from_disk(&mut self) -> std::io::Result<()> {
+        for kind in self.kinds.clone() {
+            let resources = self.disk.load(kind)?;
+            if !resources.is_empty() {
+                self.note_answered(kind);
+            }
+            for resource in resources {
+                let body = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+                match self.handler.upsert(kind, &resource.name, body) {
+                    Ok(()) => {
+                        self.versions.entry(kind).or_default().insert(resource.name, resource.version);
+                    }
+                    // Kept by an older release that read it in another way; the control plane sends it anew.
+                    Err(error) => {
+                        tracing::warn!(%kind, name = resource.name, error, "a kept resource is not valid")
+                    }
+                }
+            }
+        }
+        self.handler.commit();
+        Ok(())
+    }
+
+    /// Follows the control plane until the future is dropped. Never gives up.
+    pub async fn run(mut self) {
+        let mut pause = *BACKOFF.start();
+        loop {
+            let (served, end) = self.stream().await;
+            if served {
+                pause = *BACKOFF.start();
+            }
+            tracing::warn!(
+                error = chain(&end),
+                retry_ms = pause.as_millis(),
+                "no control plane; what was last accepted stays in force"
+            );
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(*BACKOFF.end());
+        }
+    }
+
+    /// One stream, from connection to end; says whether anything was served on it.
+    async fn stream(&mut self) -> (bool, StreamEnd) {
+        let channel = match self.endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return (false, StreamEnd::Connect(error)),
+        };
+        let mut ads =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let (requests, outbound) = mpsc::channel(self.kinds.len() * 2);
+        for (at, kind) in self.kinds.iter().enumerate() {
+            // The channel has room for these: its size is twice their number.
+            let _ = requests.try_send(self.first_request(*kind, at == 0));
+        }
+        let mut inbound = match ads.delta_aggregated_resources(ReceiverStream::new(outbound)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return (false, StreamEnd::Status(status)),
+        };
+        let mut served = false;
+        loop {
+            let response = match inbound.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return (served, StreamEnd::Closed),
+                Err(status) => return (served, StreamEnd::Status(status)),
+            };
+            served = true;
+            if requests.send(self.answer(response)).await.is_err() {
+                return (served, StreamEnd::Closed);
+            }
+        }
+    }
+
+    fn first_request(&self, kind: ResourceType, with_node: bool) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            node: with_node.then(|| self.node.clone()),
+            type_url: kind.url(),
+            resource_names_subscribe: vec!["*".into()],
+            initial_resource_versions: self.versions.get(&kind).cloned().unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+
+    /// Takes in a response: the good resources count even where others are refused.
+    fn answer(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        let mut refusals = Vec::new();
+        match ResourceType::from_url(&response.type_url).filter(|kind| self.kinds.contains(kind)) {
+            None => refusals.push(format!("type {:?} was not asked for", response.type_url)),
+            Some(kind) => {
+                for resource in response.resources {
+                    refusals.extend(self.take_in(kind, resource).err());
+                }
+                for name in response.removed_resources {
+                    refusals.extend(self.take_out(kind, &name).err());
+                }
+                self.handler.commit();
+                self.note_answered(kind);
+            }
+        }
+        let error_detail = (!refusals.is_empty()).then(|| {
+            let message = refusals.join("; ");
+            tracing::error!(
+                error = message,
+                type_url = response.type_url,
+                "refusing what the control plane sent"
+            );
+            Status { code: tonic::Code::InvalidArgument.into(), message, ..Default::default() }
+        });
+        DeltaDiscoveryRequest {
+            type_url: response.type_url,
+            response_nonce: response.nonce,
+            error_detail,
+            ..Default::default()
+        }
+    }
+
+    fn take_in(&mut self, kind: ResourceType, resource: Resource) -> Result<(), String> {
+        let name = &resource.name;
+        let any = resource.resource.as_ref().ok_or_else(|| format!("{name}: a resource without a body"))?;
+        if any.type_url != kind.url() {
+            return Err(format!(
+                "{name}: a body of type {:?} in a response of {:?}",
+                any.type_url,
+                kind.url()
+            ));
+        }
+        self.handler.upsert(kind, name, &any.value).map_err(|why| format!("{name}: {why}"))?;
+        self.disk.keep(kind, &resource).map_err(|error| format!("{name}: keeping it on disk: {error}"))?;
+        self.versions.entry(kind).or_default().insert(resource.name, resource.version);
+        Ok(())
+    }
+
+    fn take_out(&mut self, kind: ResourceType, name: &str) -> Result<(), String> {
+        self.handler.remove(kind, name);
+        self.disk.forget(kind, name).map_err(|error| format!("{name}: forgetting it on disk: {error}"))?;
+        self.versions.entry(kind).or_default().remove(name);
+        Ok(())
+    }
+
+    fn note_answered(&mut self, kind: ResourceType) {
+        if !self.answered.contains(&kind) {
+            self.answered.push(kind);
+        }
+        if self.answered.len() == self.kinds.len()
+            && let Some(on_loaded) = self.on_loaded.take()
+        {
+            on_loaded();
+        }
+    }
+}
+
+/// Half to one and a half times the pause, so that a fleet does not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut bytes = [0; 4];
+    // The address of a fresh allocation and the time would do; the hasher's random state is simpler.
+    bytes.copy_from_slice(
+        &std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).to_le_bytes()[..4],
+    );
+    pause.mul_f64(0.5 + f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+}
+
+/// An error with all its causes, for one log line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use envoy_types::pb::google::protobuf::Any;
+
+    use super::*;
+
+    #[derive(Default, Clone)]
+    struct Seen(Arc<Mutex<Vec<String>>>);
+
+    impl Handler for Seen {
+        fn upsert(&mut self, _: ResourceType, name: &str, body: &[u8]) -> Result<(), String> {
+            if body == b"bad" {
+                return Err("field: rule, got \"bad\"".into());
+            }
+            self.0.lock().unwrap().push(format!("+{name}"));
+            Ok(())
+        }
+        fn remove(&mut self, _: ResourceType, name: &str) {
+            self.0.lock().unwrap().push(format!("-{name}"));
+        }
+        fn commit(&mut self) {
+            self.0.lock().unwrap().push("!".into());
+        }
+    }
+
+    const KIND: ResourceType = ResourceType::AuthzPolicy;
+
+    fn client(folder: &std::path::Path, loaded: Arc<Mutex<bool>>) -> (Client<Seen>, Seen) {
+        let seen = Seen::default();
+        let disk = LastGood::open(folder).unwrap();
+        let endpoint = Endpoint::from_static("http://127.0.0.1:1");
+        let on_loaded = move || *loaded.lock().unwrap() = true;
+        (Client::load(endpoint, "edge/i-1/authz", &[KIND], disk, seen.clone(), on_loaded).unwrap(), seen)
+    }
+
+    fn response(resources: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {
+        let resource = |(name, body): &(&str, &str)| Resource {
+            name: (*name).into(),
+            version: "v".into(),
+            resource: Some(Any { type_url: KIND.url(), value: body.as_bytes().to_vec() }),
+            ..Default::default()
+        };
+        DeltaDiscoveryResponse {
+            type_url: KIND.url(),
+            nonce: "n".into(),
+            resources: resources.iter().map(resource).collect(),
+            removed_resources: removed.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = Arc::default();
+        let (mut first, _) = client(folder.path(), Arc::clone(&loaded));
+        assert!(!*loaded.lock().unwrap());
+        let ack = first.answer(response(&[("a@1", "x"), ("b@1", "x")], &[]));
+        assert_eq!((ack.response_nonce.as_str(), ack.error_detail), ("n", None));
+        assert!(*loaded.lock().unwrap());
+        first.answer(response(&[], &["b@1"]));
+        let (second, seen) = client(folder.path(), Arc::default());
+        assert_eq!(*seen.0.lock().unwrap(), ["+a@1", "!"]);
+        let request = second.first_request(KIND, true);
+        assert_eq!(request.initial_resource_versions, HashMap::from([("a@1".into(), "v".into())]));
+    }
+
+    #[test]
+    fn a_bad_resource_is_refused_by_name_and_the_good_ones_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut client, seen) = client(folder.path(), Arc::default());
+        let nack = client.answer(response(&[("a@1", "bad"), ("b@1", "x")], &[]));
+        assert_eq!(nack.error_detail.unwrap().message, "a@1: field: rule, got \"bad\"");
+        assert_eq!(*seen.0.lock().unwrap(), ["!", "+b@1", "!"]);
+        assert_eq!(client.disk.load(KIND).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_type_that_was_not_asked_for_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut client, _) = client(folder.path(), Arc::default());
+        let strange = DeltaDiscoveryResponse { type_url: ResourceType::Cluster.url(), ..Default::default() };
+        assert!(client.answer(strange).error_detail.is_some());
+    }
+}

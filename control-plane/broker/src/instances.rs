@@ -1,0 +1,296 @@
+//! Service instances (OSB "Provisioning", "Updating", "Deprovisioning", "Polling Last Operation").
+
+use axum::{
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use model::{
+    InstanceId, ServiceFile,
+    instance::{Instance, OperationKind, OperationState, Request},
+    service_file::AuthMethod,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::Put;
+use uuid::Uuid;
+
+use crate::{Broker, SERVICE_ID, STANDARD_PLAN_ID, answer::Answer};
+
+/// Query parameters of all calls; each uses some.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Parameters {
+    accepts_incomplete: Option<String>,
+    service_id: Option<String>,
+    plan_id: Option<String>,
+    operation: Option<String>,
+}
+
+impl Parameters {
+    fn needs_async(&self) -> Result<(), Answer> {
+        if self.accepts_incomplete.as_deref() == Some("true") {
+            Ok(())
+        } else {
+            Err(Answer::async_required())
+        }
+    }
+}
+
+/// The body of a provision. Fields that we do not know are ignored, as the spec demands.
+#[derive(Debug, Deserialize)]
+struct ProvisionBody {
+    service_id: Option<String>,
+    plan_id: Option<String>,
+    organization_guid: Option<String>,
+    space_guid: Option<String>,
+    parameters: Option<Value>,
+}
+
+/// The body of an update.
+#[derive(Debug, Deserialize)]
+struct UpdateBody {
+    service_id: Option<String>,
+    plan_id: Option<String>,
+    parameters: Option<Value>,
+}
+
+/// Tries of a conditional write that somebody else's write can undo.
+const MAX_TRIES: usize = 5;
+
+type Reply = Result<Answer, Answer>;
+
+pub(crate) async fn provision(
+    State(broker): State<Broker>,
+    Path(id): Path<String>,
+    Query(query): Query<Parameters>,
+    body: Bytes,
+) -> Reply {
+    let id = instance_id(&id)?;
+    let request = broker.checked(parse(&body)?)?;
+    query.needs_async()?;
+    for _ in 0..MAX_TRIES {
+        let operation = Uuid::new_v4().to_string();
+        let instance = match broker.store.get(&id).await? {
+            None => Instance::provision(id.clone(), request.clone(), operation),
+            Some(known) => match repeated(&known, &request) {
+                Some(answer) => return Ok(answer),
+                None => anew(known, &request, operation),
+            },
+        };
+        if let Some(answer) = broker.begin(&instance).await? {
+            return Ok(answer);
+        }
+    }
+    Err(Answer::concurrency())
+}
+
+/// What a PUT means for an instance that is there: the same again, or a conflict. `None`: it may begin anew.
+fn repeated(known: &Instance, request: &Request) -> Option<Answer> {
+    let same = known.request == *request;
+    let operation = &known.operation;
+    if known.gone {
+        return None;
+    }
+    if !same {
+        let description = "this instance exists with other attributes; change it with PATCH";
+        return Some(Answer::refused(StatusCode::CONFLICT, description));
+    }
+    match (operation.kind, operation.state) {
+        (OperationKind::Deprovision, OperationState::InProgress) => Some(Answer::concurrency()),
+        (_, OperationState::InProgress) => Some(Answer::accepted(&operation.id)),
+        (_, OperationState::Succeeded) => Some(Answer::ok(json!({}))),
+        (OperationKind::Update, OperationState::Failed) => Some(Answer::ok(json!({}))),
+        // The failed one left nothing behind: try again.
+        (_, OperationState::Failed) => None,
+    }
+}
+
+fn anew(mut known: Instance, request: &Request, operation: String) -> Instance {
+    known.begin(OperationKind::Provision, Some(request.clone()), operation);
+    known
+}
+
+pub(crate) async fn update(
+    State(broker): State<Broker>,
+    Path(id): Path<String>,
+    Query(query): Query<Parameters>,
+    body: Bytes,
+) -> Reply {
+    let id = instance_id(&id)?;
+    let body: UpdateBody = parse(&body)?;
+    known_service(body.service_id.as_deref())?;
+    if let Some(plan) = &body.plan_id {
+        known_plan(Some(plan))?;
+    }
+    query.needs_async()?;
+    for _ in 0..MAX_TRIES {
+        let mut instance = broker.present(&id).await?;
+        if instance.operation.in_progress() {
+            return Err(Answer::concurrency());
+        }
+        // OSB: parameters that are left out stay as they are.
+        let parameters = body.parameters.clone().unwrap_or_else(|| instance.request.parameters.clone());
+        broker.check_parameters(&parameters)?;
+        let unchanged = parameters == instance.request.parameters;
+        if unchanged && instance.operation.state == OperationState::Succeeded {
+            return Ok(Answer::ok(json!({})));
+        }
+        let request = Request { parameters, ..instance.request.clone() };
+        instance.begin(OperationKind::Update, Some(request), Uuid::new_v4().to_string());
+        if let Some(answer) = broker.begin(&instance).await? {
+            return Ok(answer);
+        }
+    }
+    Err(Answer::concurrency())
+}
+
+pub(crate) async fn deprovision(
+    State(broker): State<Broker>,
+    Path(id): Path<String>,
+    Query(query): Query<Parameters>,
+) -> Reply {
+    let id = instance_id(&id)?;
+    known_service(query.service_id.as_deref())?;
+    known_plan(query.plan_id.as_deref())?;
+    query.needs_async()?;
+    for _ in 0..MAX_TRIES {
+        let Some(mut instance) = broker.store.get(&id).await?.filter(|instance| !instance.gone) else {
+            return Ok(Answer::Body(StatusCode::GONE, json!({})));
+        };
+        let operation = &instance.operation;
+        match (operation.kind, operation.in_progress()) {
+            (OperationKind::Deprovision, true) => return Ok(Answer::accepted(&operation.id)),
+            (_, true) => return Err(Answer::concurrency()),
+            (_, false) => {}
+        }
+        instance.begin(OperationKind::Deprovision, None, Uuid::new_v4().to_string());
+        if let Some(answer) = broker.begin(&instance).await? {
+            return Ok(answer);
+        }
+    }
+    Err(Answer::concurrency())
+}
+
+pub(crate) async fn fetch(State(broker): State<Broker>, Path(id): Path<String>) -> Reply {
+    let instance = broker.present(&instance_id(&id)?).await?;
+    match (instance.operation.kind, instance.operation.in_progress()) {
+        (OperationKind::Provision, true) => Err(unknown()),
+        (_, true) => Err(Answer::concurrency()),
+        (_, false) => Ok(Answer::ok(json!({
+            "service_id": instance.request.service_id,
+            "plan_id": instance.request.plan_id,
+            "parameters": instance.request.parameters,
+        }))),
+    }
+}
+
+pub(crate) async fn last_operation(
+    State(broker): State<Broker>,
+    Path(id): Path<String>,
+    Query(query): Query<Parameters>,
+) -> Reply {
+    let instance = broker.store.get(&instance_id(&id)?).await?.ok_or_else(unknown)?;
+    let operation = &instance.operation;
+    if query.operation.as_ref().is_some_and(|asked| *asked != operation.id) {
+        return Err(Answer::bad_request("operation: not the newest one of this instance"));
+    }
+    if instance.gone {
+        return Ok(Answer::Body(StatusCode::GONE, json!({})));
+    }
+    let status = json!({
+        "state": operation.state,
+        "description": operation.description,
+        // Beside what the spec defines: for our own client.
+        "steps": operation.steps,
+        "revision": instance.revision,
+    });
+    Ok(Answer::ok(status))
+}
+
+impl Broker {
+    /// Writes an instance whose operation has just begun. `None`: somebody else wrote first.
+    async fn begin(&self, instance: &Instance) -> Result<Option<Answer>, Answer> {
+        match self.store.put(instance, Some(&instance.job())).await? {
+            Put::Stored(stored) => {
+                let operation = &stored.operation;
+                tracing::info!(instance = %stored.id, operation = operation.id, kind = ?operation.kind, "begun");
+                Ok(Some(Answer::accepted(&operation.id)))
+            }
+            Put::Conflict => Ok(None),
+        }
+    }
+
+    async fn present(&self, id: &InstanceId) -> Result<Instance, Answer> {
+        self.store.get(id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
+    }
+
+    fn checked(&self, body: ProvisionBody) -> Result<Request, Answer> {
+        known_service(body.service_id.as_deref())?;
+        known_plan(body.plan_id.as_deref())?;
+        let parameters = body
+            .parameters
+            .ok_or_else(|| Answer::bad_request("parameters: the service file, got nothing"))?;
+        self.check_parameters(&parameters)?;
+        Ok(Request {
+            service_id: SERVICE_ID.into(),
+            plan_id: STANDARD_PLAN_ID.into(),
+            organization_guid: needed("organization_guid", body.organization_guid)?,
+            space_guid: needed("space_guid", body.space_guid)?,
+            parameters,
+        })
+    }
+
+    fn check_parameters(&self, parameters: &Value) -> Result<(), Answer> {
+        let service = ServiceFile::parse(parameters, self.upstreams)
+            .map_err(|error| Answer::bad_request(format!("parameters: {error}")))?;
+        for (at, AuthMethod::Jwt { issuer, .. }) in service.auth.any.iter().enumerate() {
+            if !self.issuers.contains(issuer) {
+                let known = self.issuers.join(", ");
+                return Err(Answer::bad_request(format!(
+                    "parameters: auth.any[{at}].jwt.issuer: one whose keys the edge has ({known}), got {issuer:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unknown() -> Answer {
+    Answer::refused(StatusCode::NOT_FOUND, "no such service instance")
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, Answer> {
+    text.parse().map_err(|error: model::InvalidInstanceId| Answer::bad_request(error.to_string()))
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Answer> {
+    serde_json::from_slice(body)
+        .map_err(|error| Answer::bad_request(format!("the body must be JSON: {error}")))
+}
+
+fn needed(field: &str, value: Option<String>) -> Result<String, Answer> {
+    value
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| Answer::bad_request(format!("{field}: must be there")))
+}
+
+fn known_service(id: Option<&str>) -> Result<(), Answer> {
+    match id {
+        Some(SERVICE_ID) => Ok(()),
+        other => Err(Answer::bad_request(format!(
+            "service_id: must be {SERVICE_ID}, got {:?}",
+            other.unwrap_or("")
+        ))),
+    }
+}
+
+fn known_plan(id: Option<&str>) -> Result<(), Answer> {
+    match id {
+        Some(STANDARD_PLAN_ID) => Ok(()),
+        other => Err(Answer::bad_request(format!(
+            "plan_id: must be {STANDARD_PLAN_ID}, got {:?}",
+            other.unwrap_or("")
+        ))),
+    }
+}

@@ -1,0 +1,59 @@
+//! The Open Service Broker API 2.17 over HTTP: it checks what platforms ask for, writes it down with a job, and
+//! reports how far the work is. It does none of the work.
+
+mod answer;
+mod catalog;
+mod guard;
+mod instances;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, put},
+};
+use model::UpstreamRule;
+use store::Store;
+
+pub use catalog::{SERVICE_ID, STANDARD_PLAN_ID};
+pub use guard::{Credentials, authorized};
+
+/// What the broker needs.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// Where instances are written, with their jobs.
+    pub store: Arc<dyn Store>,
+    /// Who may ask.
+    pub platforms: Arc<Vec<Credentials>>,
+    /// Where upstreams may be.
+    pub upstreams: UpstreamRule,
+    /// Issuers whose keys the fleet has. A service that trusts another one could never let anybody in.
+    pub issuers: Arc<Vec<String>>,
+}
+
+/// A service file with 10,000 rules is about 1 MB.
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+
+impl Broker {
+    /// The routes under `/v2`.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v2/catalog", get(catalog::catalog))
+            .route(
+                "/v2/service_instances/{id}",
+                put(instances::provision)
+                    .patch(instances::update)
+                    .delete(instances::deprovision)
+                    .get(instances::fetch),
+            )
+            .route("/v2/service_instances/{id}/last_operation", get(instances::last_operation))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(middleware::from_fn_with_state(self.clone(), guard::guard))
+            .with_state(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Keeps one versioned [`Context`] that follows the store. Only what was written since is read again.
+
+use std::{sync::Arc, time::Duration};
+
+use model::{
+    context::{Context, Service},
+    instance::Instance,
+};
+use store::{Store, StoreError};
+use tokio::sync::watch;
+
+/// After a failed read of the store; what was read before stays in force.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Follows the store. The first value is there when this returns.
+///
+/// # Errors
+/// When the store cannot be read at the start; later failures are logged and tried again.
+pub async fn follow(
+    store: Arc<dyn Store>,
+) -> Result<(watch::Receiver<Arc<Context>>, impl Future<Output = ()>), StoreError> {
+    let mut changes = store.changes();
+    changes.mark_unchanged();
+    let (instances, mut position) = store.changed_since(0).await?;
+    let mut context = Context::default();
+    apply(&mut context, instances);
+    let (sender, receiver) = watch::channel(Arc::new(context.clone()));
+    let task = async move {
+        while changes.changed().await.is_ok() {
+            match store.changed_since(position).await {
+                Ok((instances, next)) => {
+                    position = next;
+                    if !instances.is_empty() {
+                        apply(&mut context, instances);
+                        sender.send_replace(Arc::new(context.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = %error, cause = ?error.source, "the context stays as it is");
+                    tokio::time::sleep(RETRY).await;
+                    changes.mark_changed();
+                }
+            }
+        }
+    };
+    Ok((receiver, task))
+}
+
+fn apply(context: &mut Context, instances: Vec<Instance>) {
+    for instance in instances {
+        if instance.operation.in_progress() {
+            context.unsettled.insert(instance.id.clone(), instance.revision);
+        } else {
+            context.unsettled.remove(&instance.id);
+        }
+        match Service::of(&instance) {
+            // An operation's progress is written often, and changes nothing that is rendered.
+            Some(service) if context.services.get(&instance.id).is_some_and(|known| **known == service) => {}
+            Some(service) => {
+                context.services.insert(instance.id, Arc::new(service));
+            }
+            None => {
+                context.services.remove(&instance.id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{
+        ServiceFile, UpstreamRule,
+        instance::{OperationState, Published, Request},
+    };
+    use serde_json::json;
+    use store::{Put, SqliteStore};
+
+    use super::*;
+
+    fn instance(id: &str) -> Instance {
+        let parameters = json!({
+            "service": "s", "hosts": [format!("{id}.test.test")], "auth": {}, "authz": {},
+            "routes": [{"path": "/", "upstream": {"urls": ["http://10.0.0.1:80"]}}]
+        });
+        let service = ServiceFile::parse(&parameters, UpstreamRule::NoLoopback).unwrap();
+        let text = String::new;
+        let request = Request {
+            service_id: text(),
+            plan_id: text(),
+            organization_guid: text(),
+            space_guid: text(),
+            parameters,
+        };
+        let mut instance = Instance::provision(id.parse().unwrap(), request, "op".into());
+        instance.published = Some(Published { rev: 1, service });
+        instance
+    }
+
+    async fn put(store: &SqliteStore, instance: &Instance) -> Instance {
+        let Put::Stored(stored) = store.put(instance, None).await.unwrap() else { panic!("a conflict") };
+        *stored
+    }
+
+    #[tokio::test]
+    async fn the_context_follows_the_store_and_shares_what_did_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
+        put(&store, &instance("a")).await;
+        let (mut contexts, task) = follow(store.clone()).await.unwrap();
+        tokio::spawn(task);
+        let first = contexts.borrow_and_update().clone();
+        assert_eq!((first.services.len(), first.unsettled.len()), (1, 1));
+
+        let b = put(&store, &instance("b")).await;
+        contexts.changed().await.unwrap();
+        let second = contexts.borrow_and_update().clone();
+        assert_eq!(second.services.len(), 2);
+        let a = "a".parse().unwrap();
+        assert!(Arc::ptr_eq(&first.services[&a], &second.services[&a]));
+
+        let mut gone = b.clone();
+        gone.published = None;
+        gone.operation.state = OperationState::Succeeded;
+        put(&store, &gone).await;
+        contexts.changed().await.unwrap();
+        let third = contexts.borrow_and_update().clone();
+        assert_eq!((third.services.len(), third.unsettled.len()), (1, 1));
+    }
+}

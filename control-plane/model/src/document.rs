@@ -1,0 +1,16 @@
+//! What templates render: text that is not yet trusted.
+
+use crate::InstanceId;
+
+/// The output of one template for the whole edge, or for one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// The template's file name.
+    pub template: String,
+    /// What kind of resources it yields, as its header says: `clusters`, `virtual_hosts`, …
+    pub kind: String,
+    /// Whose, when the template is rendered once for each service.
+    pub owner: Option<InstanceId>,
+    /// YAML: a mapping with the list `resources`.
+    pub text: String,
+}

@@ -1,0 +1,243 @@
+//! A service instance, as the store keeps it: what was asked for, what is published, and what the fleet has
+//! proven to run.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::{Host, InstanceId, ServiceFile, job::Job};
+
+/// A service instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// From the platform.
+    pub id: InstanceId,
+    /// What the platform asked for, kept as it came, to tell a repeat from a conflict.
+    pub request: Request,
+    /// Counts the changes of the parameters; named by routes and policies, so never used twice,
+    /// not even after the instance was deleted and made again.
+    pub revision: u64,
+    /// What the control plane renders.
+    pub published: Option<Published>,
+    /// The newest of `published` that the fleet has acknowledged: where a refused change returns to.
+    pub proven: Option<Published>,
+    /// Served to the hosts' clients by SDS.
+    pub certificate: Option<Certificate>,
+    /// The newest operation.
+    pub operation: Operation,
+    /// Set when the instance was deprovisioned; the row stays, for its revision and its last operation.
+    pub gone: bool,
+    /// The store's, for conditional writes: 0 before the first.
+    #[serde(default)]
+    pub version: u64,
+}
+
+/// What a platform asks for in a provision or update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Of the catalog.
+    pub service_id: String,
+    /// Of the catalog.
+    pub plan_id: String,
+    /// OSB requires it; opaque to us.
+    pub organization_guid: String,
+    /// OSB requires it; opaque to us.
+    pub space_guid: String,
+    /// The service file.
+    pub parameters: Value,
+}
+
+/// A revision that is (or was) rendered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// The instance's revision at that time.
+    pub rev: u64,
+    /// The checked parameters.
+    pub service: ServiceFile,
+}
+
+/// A certificate with its key.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The names that it stands for.
+    pub hosts: Vec<Host>,
+    /// PEM, leaf first.
+    pub chain: String,
+    /// PEM.
+    pub key: String,
+    /// After this moment it is worth nothing.
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_after: OffsetDateTime,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("hosts", &self.hosts)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A change under way, or the last one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// What `last_operation` is asked with; also the id of the job.
+    pub id: String,
+    /// What is being done.
+    pub kind: OperationKind,
+    /// How far it is.
+    pub state: OperationState,
+    /// For people.
+    pub description: String,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum OperationKind {
+    Provision,
+    Update,
+    Deprovision,
+}
+
+/// The states of OSB's `last_operation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum OperationState {
+    #[serde(rename = "in progress")]
+    InProgress,
+    #[serde(rename = "succeeded")]
+    Succeeded,
+    #[serde(rename = "failed")]
+    Failed,
+}
+
+/// One step of an operation. Each can be done again without harm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Which.
+    pub name: StepName,
+    /// How far.
+    pub state: StepState,
+    /// For people: `acknowledged by 1/1 nodes`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// The steps, in the order in which an onboarding takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    /// The hosts belong to this instance.
+    Claim,
+    /// There is a certificate for them.
+    Certificate,
+    /// They resolve to the edge.
+    Dns,
+    /// The control plane renders the revision (or, when leaving, no longer does).
+    Publish,
+    /// Envoy and the sidecars have acknowledged it.
+    Fleet,
+    /// The hosts are free again.
+    Release,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum StepState {
+    Pending,
+    Active,
+    Done,
+    Failed,
+}
+
+impl OperationKind {
+    fn steps(self) -> &'static [StepName] {
+        use StepName::{Certificate, Claim, Dns, Fleet, Publish, Release};
+        match self {
+            Self::Provision | Self::Update => &[Claim, Certificate, Dns, Publish, Fleet],
+            Self::Deprovision => &[Publish, Fleet, Dns, Certificate, Release],
+        }
+    }
+}
+
+impl Operation {
+    /// An operation that has not begun.
+    pub fn new(id: String, kind: OperationKind) -> Self {
+        let step = |name: &StepName| Step { name: *name, state: StepState::Pending, detail: String::new() };
+        Self {
+            id,
+            kind,
+            state: OperationState::InProgress,
+            description: "queued".into(),
+            steps: kind.steps().iter().map(step).collect(),
+        }
+    }
+
+    /// The first step that is not done.
+    pub fn next_step(&self) -> Option<StepName> {
+        self.steps.iter().find(|step| step.state != StepState::Done).map(|step| step.name)
+    }
+
+    /// Notes how far a step is; unknown names are ignored.
+    pub fn note(&mut self, name: StepName, state: StepState, detail: impl Into<String>) {
+        let detail = detail.into();
+        if let Some(step) = self.steps.iter_mut().find(|step| step.name == name) {
+            step.state = state;
+            step.detail.clone_from(&detail);
+        }
+        if !detail.is_empty() {
+            self.description = detail;
+        }
+    }
+
+    /// Whether a worker still has to do something.
+    pub fn in_progress(&self) -> bool {
+        self.state == OperationState::InProgress
+    }
+}
+
+impl Instance {
+    /// A new instance with its first operation under way.
+    pub fn provision(id: InstanceId, request: Request, operation: String) -> Self {
+        Self {
+            id,
+            request,
+            revision: 1,
+            published: None,
+            proven: None,
+            certificate: None,
+            operation: Operation::new(operation, OperationKind::Provision),
+            gone: false,
+            version: 0,
+        }
+    }
+
+    /// Begins an operation upon this instance. A change of what is asked for is a new revision.
+    pub fn begin(&mut self, kind: OperationKind, request: Option<Request>, operation: String) {
+        if let Some(request) = request {
+            self.request = request;
+            self.revision += 1;
+        }
+        self.gone = false;
+        self.operation = Operation::new(operation, kind);
+    }
+
+    /// The job for the operation under way.
+    pub fn job(&self) -> Job {
+        Job { id: self.operation.id.clone(), instance: self.id.clone() }
+    }
+
+    /// The group of nodes that serves it: each plan maps to one.
+    pub fn group(&self) -> &'static str {
+        crate::fleet::EDGE_GROUP
+    }
+}

@@ -1,0 +1,20 @@
+//! What flows through the control plane: service file, instance, job, context, document. No IO, no async.
+
+pub mod service_file;
+
+pub mod instance;
+pub mod job;
+
+pub mod fleet;
+
+pub mod context;
+pub mod document;
+
+mod host;
+mod id;
+mod upstream;
+
+pub use host::{Host, InvalidHost};
+pub use id::{InstanceId, InvalidInstanceId};
+pub use service_file::{InvalidService, ServiceFile, UpstreamRule, service_schema};
+pub use upstream::{InvalidUpstream, UpstreamUrl};

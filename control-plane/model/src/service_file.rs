@@ -1,0 +1,517 @@
+//! The service file: what a developer writes, and what the broker takes as `parameters`.
+//!
+//! [`ServiceFile::parse`] is the only door: shape by JSON Schema, then the rules that a schema cannot say.
+
+use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Host, UpstreamUrl};
+
+/// A service, as its developer described it. All fields are checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceFile {
+    /// A DNS label.
+    pub service: String,
+    /// Of the catalog.
+    #[serde(default = "standard")]
+    pub plan: String,
+    /// The names it answers to; at least one.
+    pub hosts: Vec<Host>,
+    /// At least one; no two with the same path.
+    pub routes: Vec<Route>,
+    /// How a request may prove who sends it.
+    pub auth: Auth,
+    /// Which requests pass.
+    pub authz: Authz,
+    /// All must have room.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimit>,
+    /// What is written down.
+    #[serde(default)]
+    pub access_log: AccessLog,
+    /// Always empty in this release.
+    #[serde(default)]
+    pub filters: Vec<Value>,
+    /// Always false in this release.
+    #[serde(default)]
+    pub cdn: bool,
+}
+
+/// Requests for a path, and where they go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// `/prefix` of whole segments, or `=/exact`.
+    pub path: String,
+    /// Where they go.
+    pub upstream: Upstream,
+    /// How long the upstream may take for the whole response.
+    #[serde(default = "default_timeout")]
+    pub timeout: Timeout,
+}
+
+/// The servers behind a route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// All of one scheme.
+    pub urls: Vec<UpstreamUrl>,
+    /// A path that answers 200 while a server is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<String>,
+}
+
+/// `15s`, `500ms`, `2m`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Timeout(String, Duration);
+
+impl Timeout {
+    /// How long.
+    pub fn duration(&self) -> Duration {
+        self.1
+    }
+}
+
+impl TryFrom<String> for Timeout {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit_millis = match &text[digits.len()..] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            _ => return Err(format!("a duration such as 15s, got {text:?}")),
+        };
+        let millis = digits.parse::<u64>().map_err(|_| format!("a duration such as 15s, got {text:?}"))?;
+        Ok(Self(text, Duration::from_millis(millis.saturating_mul(unit_millis))))
+    }
+}
+
+impl From<Timeout> for String {
+    fn from(timeout: Timeout) -> Self {
+        timeout.0
+    }
+}
+
+/// How a request may prove who sends it. With neither field, no request passes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// OR.
+    #[serde(default)]
+    pub any: Vec<AuthMethod>,
+    /// Paths that need no credential.
+    #[serde(default)]
+    pub anonymous: Vec<String>,
+}
+
+/// One kind of credential.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AuthMethod {
+    /// A JWT in `Authorization: Bearer`.
+    Jwt {
+        /// An https URL, equal to the claim `iss`.
+        issuer: String,
+        /// One of them is in the claim `aud`.
+        audiences: Vec<String>,
+        /// JWS algorithms, none of them symmetric.
+        algorithms: Vec<String>,
+    },
+}
+
+/// Which requests pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authz {
+    /// `deny` or `allow`.
+    #[serde(default = "deny")]
+    pub default: String,
+    /// The first that matches allows.
+    #[serde(default)]
+    pub rules: Vec<AuthzRule>,
+    /// `enforce` or `shadow`.
+    #[serde(default = "enforce")]
+    pub mode: String,
+}
+
+/// A rule; only `allow` in this release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthzRule {
+    /// All fields must match.
+    pub allow: AuthzMatch,
+}
+
+/// What a rule matches.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthzMatch {
+    /// One of them; empty is any.
+    pub methods: Vec<String>,
+    /// One of them; empty is any.
+    pub paths: Vec<String>,
+    /// All of them.
+    pub scopes: Vec<String>,
+}
+
+/// So many requests in a window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// `100/minute`
+    pub limit: Quota,
+    /// What has a counter of its own.
+    #[serde(default)]
+    pub per: Vec<String>,
+    /// `node` in this release.
+    #[serde(default = "node")]
+    pub scope: String,
+}
+
+/// `100/minute`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Quota {
+    /// How many.
+    pub requests: u32,
+    /// `second`, `minute`, `hour` or `day`.
+    pub unit: String,
+}
+
+impl TryFrom<String> for Quota {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("a limit such as 100/minute, got {text:?}");
+        let (requests, unit) = text.split_once('/').ok_or_else(wrong)?;
+        if !matches!(unit, "second" | "minute" | "hour" | "day") {
+            return Err(wrong());
+        }
+        Ok(Self { requests: requests.parse().map_err(|_| wrong())?, unit: unit.to_owned() })
+    }
+}
+
+impl From<Quota> for String {
+    fn from(quota: Quota) -> Self {
+        format!("{}/{}", quota.requests, quota.unit)
+    }
+}
+
+/// What is written down about requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// 0 to 1.
+    pub sample: f64,
+    /// Headers whose values are never logged.
+    pub redact: Vec<String>,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { sample: 1.0, redact: Vec::new() }
+    }
+}
+
+fn standard() -> String {
+    "standard".into()
+}
+
+fn deny() -> String {
+    "deny".into()
+}
+
+fn enforce() -> String {
+    "enforce".into()
+}
+
+fn node() -> String {
+    "node".into()
+}
+
+fn default_timeout() -> Timeout {
+    Timeout("15s".into(), Duration::from_secs(15))
+}
+
+/// Where upstreams may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamRule {
+    /// Anywhere but on the node itself.
+    NoLoopback,
+    /// In development, where everything is one machine.
+    LoopbackAllowed,
+}
+
+/// All that is wrong with a service file, each line with its field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct InvalidService(pub Vec<String>);
+
+static SCHEMA: LazyLock<Value> =
+    LazyLock::new(|| match serde_json::from_str(include_str!("../schema/service.json")) {
+        Ok(schema) => schema,
+        Err(error) => panic!("the schema is part of the binary and must parse: {error}"),
+    });
+
+static VALIDATOR: LazyLock<jsonschema::Validator> =
+    LazyLock::new(|| match jsonschema::draft7::new(&SCHEMA) {
+        Ok(validator) => validator,
+        Err(error) => panic!("the schema is part of the binary and must be one: {error}"),
+    });
+
+/// The JSON Schema that the catalog publishes.
+pub fn service_schema() -> &'static Value {
+    &SCHEMA
+}
+
+/// So many errors are told at once; more would not be read.
+const MAX_ERRORS: usize = 10;
+
+impl ServiceFile {
+    /// Checks everything that can be checked without knowing other services.
+    pub fn parse(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
+        let broken: Vec<String> = VALIDATOR
+            .iter_errors(parameters)
+            .take(MAX_ERRORS)
+            .map(|error| match field_path(error.instance_path().as_str()) {
+                path if path.is_empty() => error.to_string(),
+                path => format!("{path}: {error}"),
+            })
+            .collect();
+        if !broken.is_empty() {
+            return Err(InvalidService(broken));
+        }
+        let file: Self = serde_json::from_value(parameters.clone())
+            .map_err(|error| InvalidService(vec![named(parameters, &error)]))?;
+        let mut broken = file.broken_rules(upstreams);
+        broken.truncate(MAX_ERRORS);
+        if broken.is_empty() { Ok(file) } else { Err(InvalidService(broken)) }
+    }
+
+    fn broken_rules(&self, upstreams: UpstreamRule) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut paths = BTreeSet::new();
+        for (at, route) in self.routes.iter().enumerate() {
+            let field = format!("routes[{at}]");
+            if !paths.insert(normal(&route.path)) {
+                broken.push(format!(
+                    "{field}.path: no two routes have the same path, got {:?} again",
+                    route.path
+                ));
+            }
+            broken.extend(path_rule(&format!("{field}.path"), &route.path));
+            broken.extend(route.upstream.broken_rules(&format!("{field}.upstream"), upstreams));
+        }
+        for (at, path) in self.auth.anonymous.iter().enumerate() {
+            broken.extend(path_rule(&format!("auth.anonymous[{at}]"), path));
+        }
+        for (at, rule) in self.authz.rules.iter().enumerate() {
+            for (nth, path) in rule.allow.paths.iter().enumerate() {
+                broken.extend(path_rule(&format!("authz.rules[{at}].allow.paths[{nth}]"), path));
+            }
+        }
+        broken
+    }
+}
+
+impl Upstream {
+    fn broken_rules(&self, field: &str, rule: UpstreamRule) -> Vec<String> {
+        let mut broken = Vec::new();
+        for (at, url) in self.urls.iter().enumerate() {
+            let field = format!("{field}.urls[{at}]");
+            if url.is_forbidden() {
+                broken.push(format!(
+                    "{field}: link-local, metadata and unspecified addresses are refused, got {url}"
+                ));
+            }
+            if url.is_loopback() && rule == UpstreamRule::NoLoopback {
+                broken.push(format!("{field}: loopback upstreams are for development only, got {url}"));
+            }
+            if url.tls != self.urls[0].tls {
+                broken.push(format!("{field}: all of a route's URLs have one scheme, got {url}"));
+            }
+        }
+        if let Some(path) = &self.health_check {
+            broken.extend(path_rule(&format!("{field}.health_check"), path));
+        }
+        broken
+    }
+}
+
+/// `/a` and `/a/` are the same prefix.
+fn normal(path: &str) -> &str {
+    if path.starts_with('=') { path } else { path.trim_end_matches('/') }
+}
+
+/// The characters of RFC 3986 section 3.3 that can mean only one thing to every upstream.
+fn path_rule(field: &str, path: &str) -> Option<String> {
+    let text = path.strip_prefix('=').unwrap_or(path);
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()+,=:@".contains(&byte));
+    let segments = text.trim_start_matches('/').trim_end_matches('/');
+    let dotted =
+        !segments.is_empty() && segments.split('/').any(|segment| matches!(segment, "" | "." | ".."));
+    if plain && !dotted && !text.starts_with("//") && !text.ends_with("//") {
+        return None;
+    }
+    Some(format!(
+        "{field}: letters, digits and -._~!$&'()+,=:@ in segments, no dot segments, wildcards, queries, \
+         `;`, or `%`, got {path:?}"
+    ))
+}
+
+/// `/routes/0/path` as people write it: `routes[0].path`.
+fn field_path(pointer: &str) -> String {
+    let mut path = String::new();
+    for part in pointer.split('/').skip(1) {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            path.push_str(&format!("[{part}]"));
+        } else {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(&part.replace("~1", "/").replace("~0", "~"));
+        }
+    }
+    path
+}
+
+/// serde knows the value but not where it stood; the lists that can hold a wrong one are few.
+fn named(parameters: &Value, error: &serde_json::Error) -> String {
+    let strings = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+    };
+    for (at, host) in strings(&parameters["hosts"]).into_iter().enumerate() {
+        if let Err(why) = Host::try_from(host) {
+            return format!("hosts[{at}]: {why}");
+        }
+    }
+    for (at, route) in parameters["routes"].as_array().into_iter().flatten().enumerate() {
+        for (nth, url) in strings(&route["upstream"]["urls"]).into_iter().enumerate() {
+            if let Err(why) = UpstreamUrl::try_from(url) {
+                return format!("routes[{at}].upstream.urls[{nth}]: {why}");
+            }
+        }
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn good() -> Value {
+        json!({
+            "service": "hello",
+            "hosts": ["hello.example.test"],
+            "routes": [{"path": "/", "upstream": {"urls": ["http://127.0.0.1:9001"], "health_check": "/healthz"}}],
+            "auth": {"any": [{"jwt": {"issuer": "https://id.example.test/", "audiences": ["hello"], "algorithms": ["ES256"]}}],
+                     "anonymous": ["/healthz"]},
+            "authz": {"rules": [{"allow": {"methods": ["GET"], "paths": ["/"], "scopes": ["read:hello"]}}]},
+            "rate_limits": [{"limit": "100/minute", "per": ["client_ip"]}]
+        })
+    }
+
+    /// Sets the value at `pointer` and expects these words in the refusal.
+    #[track_caller]
+    fn check(pointer: &str, value: Value, expected: &[&str]) {
+        let mut file = good();
+        match file.pointer_mut(pointer) {
+            Some(place) => *place = value,
+            None => {
+                let (parent, key) = pointer.rsplit_once('/').unwrap();
+                file.pointer_mut(parent).unwrap()[key] = value;
+            }
+        }
+        let refusal = ServiceFile::parse(&file, UpstreamRule::LoopbackAllowed).unwrap_err().to_string();
+        for word in expected {
+            assert!(refusal.contains(word), "{refusal:?} does not say {word:?}");
+        }
+    }
+
+    #[test]
+    fn a_good_file_is_read_and_written_back() {
+        let file = ServiceFile::parse(&good(), UpstreamRule::LoopbackAllowed).unwrap();
+        assert_eq!(file.routes[0].timeout.duration(), Duration::from_secs(15));
+        let again = ServiceFile::parse(&serde_json::to_value(&file).unwrap(), UpstreamRule::LoopbackAllowed);
+        assert_eq!(again.unwrap(), file);
+    }
+
+    #[test]
+    fn the_refusal_names_field_value_and_rule() {
+        check("/colour", json!("red"), &["colour"]);
+        check("/service", json!("Hello"), &["service:", "Hello"]);
+        check("/hosts/0", json!("127.0.0.1"), &["hosts[0]:", "not an IP address"]);
+        check("/hosts", json!([]), &["hosts:"]);
+        check("/routes/0/path", json!("/a;b"), &["routes[0].path:", "/a;b"]);
+        check("/routes/0/path", json!("/a\n- x"), &["routes[0].path:"]);
+        check("/routes/0/timeout", json!("15"), &["routes[0].timeout:", "15"]);
+        check("/routes/0/upstream/urls/0", json!("http://x/y"), &["routes[0].upstream.urls[0]:", "no path"]);
+        check(
+            "/routes/0/upstream/urls/0",
+            json!("http://169.254.169.254"),
+            &["routes[0].upstream.urls[0]:", "metadata"],
+        );
+        check(
+            "/routes/0/upstream/urls",
+            json!(["http://a.test", "https://a.test"]),
+            &["urls[1]:", "one scheme"],
+        );
+        check("/auth/any/0", json!({"api_key": {"header": "x-api-key"}}), &["auth.any[0]:", "api_key"]);
+        check("/auth/any/0/jwt/algorithms", json!(["HS256"]), &["auth.any[0].jwt.algorithms[0]:", "HS256"]);
+        check("/auth/any/0/jwt/audiences", json!([]), &["auth.any[0].jwt.audiences:"]);
+        check("/auth/any/0/jwt/issuer", json!("http://id"), &["auth.any[0].jwt.issuer:", "http://id"]);
+        check("/auth/anonymous/0", json!("/a/../b"), &["auth.anonymous[0]:"]);
+        check("/authz/rules/0/allow/methods/0", json!("get"), &["authz.rules[0].allow.methods[0]:", "get"]);
+        check("/authz/rules/0/allow", json!({}), &["authz.rules[0].allow:"]);
+        check("/rate_limits/0/limit", json!("1/fortnight"), &["rate_limits[0].limit:", "fortnight"]);
+        check("/rate_limits/0/scope", json!("fleet"), &["rate_limits[0].scope:", "fleet"]);
+        check("/access_log", json!({"sample": 2}), &["access_log.sample:", "2"]);
+        check("/filters", json!([{}]), &["filters:"]);
+        check("/cdn", json!(true), &["cdn:"]);
+    }
+
+    #[test]
+    fn all_errors_are_told_at_once() {
+        let mut file = good();
+        file["service"] = json!("NO");
+        file["cdn"] = json!(true);
+        let InvalidService(lines) = ServiceFile::parse(&file, UpstreamRule::LoopbackAllowed).unwrap_err();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
+
+    #[test]
+    fn auth_and_authz_are_never_assumed() {
+        for field in ["auth", "authz"] {
+            let mut file = good();
+            file.as_object_mut().unwrap().remove(field);
+            let refusal = ServiceFile::parse(&file, UpstreamRule::LoopbackAllowed).unwrap_err().to_string();
+            assert!(refusal.contains(field), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn loopback_upstreams_are_for_development() {
+        let refusal = ServiceFile::parse(&good(), UpstreamRule::NoLoopback).unwrap_err().to_string();
+        assert!(refusal.contains("routes[0].upstream.urls[0]: loopback"), "{refusal}");
+    }
+
+    #[test]
+    fn the_same_path_twice_is_refused() {
+        let mut file = good();
+        let mut again = file["routes"][0].clone();
+        again["path"] = json!("/a");
+        let mut slashed = again.clone();
+        slashed["path"] = json!("/a/");
+        file["routes"].as_array_mut().unwrap().extend([again, slashed]);
+        let refusal = ServiceFile::parse(&file, UpstreamRule::LoopbackAllowed).unwrap_err().to_string();
+        assert!(refusal.contains("routes[2].path: no two routes"), "{refusal}");
+    }
+}

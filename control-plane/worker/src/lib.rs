@@ -1,0 +1,65 @@
+//! Takes jobs from the queue and carries an instance's operation through its steps, each of which can be done
+//! again without harm. Killed at any point, the next lease goes on where the store says.
+
+mod job;
+mod relay;
+mod steps;
+
+pub mod certificates;
+pub mod dns;
+
+use std::{sync::Arc, time::Duration};
+
+use queue::Queue;
+use store::Store;
+use tokio::task::JoinSet;
+
+pub use relay::relay;
+
+/// Jobs under way in one process: most of them only wait for the fleet.
+const MAX_JOBS: usize = 64;
+/// After the queue failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What steps act upon.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Where instances are.
+    pub store: Arc<dyn Store>,
+    /// Where jobs come from.
+    pub queue: Arc<dyn Queue>,
+    /// Who issues certificates.
+    pub certificates: Arc<dyn certificates::Certificates>,
+    /// Where names are published.
+    pub dns: Arc<dyn dns::Dns>,
+    /// How long a job is hidden from other workers; extended while it is worked on.
+    pub lease: Duration,
+    /// How long a step waits for the fleet before the operation has failed.
+    pub fleet_deadline: Duration,
+}
+
+impl Worker {
+    /// Works until `stop` resolves. Jobs under way are left to the next worker: their lease ends.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let mut jobs = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            while jobs.len() >= MAX_JOBS {
+                jobs.join_next().await;
+            }
+            tokio::select! {
+                () = &mut stop => return,
+                Some(_) = jobs.join_next() => {}
+                received = self.queue.receive(self.lease) => match received {
+                    Ok(lease) => {
+                        jobs.spawn(job::carry_through(self.clone(), lease));
+                    }
+                    Err(error) => {
+                        tracing::error!(error = %error, cause = ?error.source, "no job can be received");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The steps. Each looks at what is wanted, does what is missing, and says what it did.
+
+use std::time::Duration;
+
+use model::{
+    Host, ServiceFile, UpstreamRule,
+    fleet::Progress,
+    instance::{Instance, OperationKind, Published, StepName, StepState},
+};
+use store::Claim;
+use time::OffsetDateTime;
+
+use crate::{
+    Worker,
+    job::{describe, put},
+};
+
+/// Why a step is not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    /// It will not be, however often it is tried.
+    #[error("{0}")]
+    Refused(String),
+    /// It may be, later.
+    #[error("{0}")]
+    Passing(String),
+}
+
+/// A certificate that ends sooner is replaced.
+const RENEW_BEFORE: time::Duration = time::Duration::days(30);
+/// Reports of other replicas are read at least this often; those of this process wake the step at once.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// Does one step; the instance may be changed, and is written by the caller.
+    pub(crate) async fn step(&self, instance: &mut Instance, step: StepName) -> Result<String, StepError> {
+        let leaving = instance.operation.kind == OperationKind::Deprovision;
+        match step {
+            StepName::Claim => self.claim(instance).await,
+            StepName::Certificate if leaving => {
+                instance.certificate = None;
+                Ok("certificate dropped".into())
+            }
+            StepName::Certificate => self.certificate(instance).await,
+            StepName::Dns if leaving => self.names(instance, Vec::new()).await,
+            StepName::Dns => self.publish_names(instance).await,
+            StepName::Publish if leaving => {
+                instance.published = None;
+                Ok("withdrawn".into())
+            }
+            StepName::Publish => publish(instance),
+            StepName::Fleet => self.fleet(instance).await,
+            StepName::Release => {
+                self.store.release(&instance.id, &[]).await?;
+                Ok("hosts released".into())
+            }
+        }
+    }
+
+    async fn claim(&self, instance: &Instance) -> Result<String, StepError> {
+        let hosts = wanted_service(instance)?.hosts;
+        for (at, host) in hosts.iter().enumerate() {
+            if let Claim::Taken(_) = self.store.claim(host, &instance.id).await? {
+                return Err(StepError::Refused(format!(
+                    "hosts[{at}]: {host} belongs to another service instance"
+                )));
+            }
+        }
+        Ok(format!("claimed {}", shown(&hosts)))
+    }
+
+    async fn certificate(&self, instance: &mut Instance) -> Result<String, StepError> {
+        let hosts = wanted_service(instance)?.hosts;
+        let good = |known: &&model::instance::Certificate| {
+            known.hosts == hosts && known.not_after - OffsetDateTime::now_utc() > RENEW_BEFORE
+        };
+        if instance.certificate.as_ref().filter(good).is_none() {
+            let issued = self.certificates.issue(&hosts).await;
+            instance.certificate = Some(issued.map_err(|error| StepError::Passing(describe(&error)))?);
+        }
+        Ok(format!("certificate for {}", shown(&hosts)))
+    }
+
+    /// The names of the new revision, and until it is proven those of the old one.
+    async fn publish_names(&self, instance: &Instance) -> Result<String, StepError> {
+        let mut hosts = wanted_service(instance)?.hosts;
+        let proven = instance.proven.iter().flat_map(|proven| &proven.service.hosts);
+        let old: Vec<_> = proven.filter(|host| !hosts.contains(host)).cloned().collect();
+        hosts.extend(old);
+        self.names(instance, hosts).await
+    }
+
+    async fn names(&self, instance: &Instance, hosts: Vec<Host>) -> Result<String, StepError> {
+        let set = self.dns.set(&instance.id, &hosts).await;
+        set.map_err(|error| StepError::Passing(describe(&error)))?;
+        Ok(if hosts.is_empty() {
+            "names removed".into()
+        } else {
+            format!("{} resolve to the edge", shown(&hosts))
+        })
+    }
+
+    /// Waits until every connected node has acknowledged what was published (or withdrawn).
+    async fn fleet(&self, instance: &mut Instance) -> Result<String, StepError> {
+        let wanted = instance.published.as_ref().map(|published| published.rev);
+        let mut changes = self.store.changes();
+        let deadline = tokio::time::Instant::now() + self.fleet_deadline;
+        loop {
+            changes.mark_unchanged();
+            let progress = Progress::of(&instance.id, wanted, &self.store.reports(instance.group()).await?);
+            let told = format!("acknowledged by {}/{} nodes", progress.acknowledged, progress.nodes);
+            if let Some(cause) = progress.refused {
+                return Err(StepError::Refused(cause));
+            }
+            if progress.is_complete() {
+                return Ok(told);
+            }
+            let waiting =
+                progress.waiting.map(|waiting| format!("; waiting for {waiting}")).unwrap_or_default();
+            let told = told + &waiting;
+            if tokio::time::Instant::now() >= deadline {
+                return Err(StepError::Refused(format!(
+                    "{told}; given up after {} s",
+                    self.fleet_deadline.as_secs()
+                )));
+            }
+            self.tell(instance, told).await?;
+            let _woken_or_not = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
+        }
+    }
+
+    /// Writes progress down, if it is news.
+    async fn tell(&self, instance: &mut Instance, told: String) -> Result<(), StepError> {
+        if instance.operation.description == told {
+            return Ok(());
+        }
+        instance.operation.note(StepName::Fleet, StepState::Active, told);
+        put(self, instance).await?;
+        match self.store.get(&instance.id).await? {
+            Some(stored) => *instance = stored,
+            None => return Err(StepError::Refused("the instance is gone".into())),
+        }
+        Ok(())
+    }
+}
+
+fn publish(instance: &mut Instance) -> Result<String, StepError> {
+    let service = wanted_service(instance)?;
+    instance.published = Some(Published { rev: instance.revision, service });
+    Ok(format!("published revision {}", instance.revision))
+}
+
+/// The parameters were checked by the broker; they are read here with the rule that allows most.
+fn wanted_service(instance: &Instance) -> Result<ServiceFile, StepError> {
+    ServiceFile::parse(&instance.request.parameters, UpstreamRule::LoopbackAllowed)
+        .map_err(|error| StepError::Refused(error.to_string()))
+}
+
+fn shown(hosts: &[Host]) -> String {
+    hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

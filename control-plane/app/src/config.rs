@@ -1,0 +1,171 @@
+//! Flags and files into a checked configuration.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use broker::Credentials;
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use model::UpstreamRule;
+
+use crate::{dev, edge::Edge};
+
+/// The control plane of Gatehouse.
+#[derive(Debug, Parser)]
+#[command(name = "gatehouse-control-plane", version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// State: the database, and in development the issuer's keys and the CA
+    #[arg(long, global = true, env = "GATEHOUSE_DATA_DIR", default_value = "/var/lib/gatehouse")]
+    pub(crate) data_dir: PathBuf,
+    /// Broker, operators' API, health and metrics
+    #[arg(long, global = true, env = "GATEHOUSE_HTTP", default_value = "127.0.0.1:8080")]
+    pub(crate) http: SocketAddr,
+    /// xDS for the nodes
+    #[arg(long, global = true, env = "GATEHOUSE_XDS", default_value = "127.0.0.1:18000")]
+    pub(crate) xds: SocketAddr,
+    /// YAML: what the edge's templates are told about listeners and sockets
+    #[arg(long, global = true, env = "GATEHOUSE_EDGE")]
+    pub(crate) edge: Option<PathBuf>,
+    /// A folder of templates beside or in the place of the default ones; watched
+    #[arg(long, global = true, env = "GATEHOUSE_TEMPLATES")]
+    pub(crate) templates: Option<PathBuf>,
+    /// An issuer and the file with its JWK Set: https://id.example.test/=/path/jwks.json
+    #[arg(long = "issuer", global = true)]
+    pub(crate) issuers: Vec<String>,
+    /// A file with a line `user:password` for each platform
+    #[arg(long, global = true, env = "GATEHOUSE_CREDENTIALS")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// Development: local issuer and CA, loopback upstreams, credentials dev:dev
+    #[arg(long, global = true)]
+    pub(crate) dev: bool,
+    /// Seconds that a job is hidden from other workers, unless its worker extends it
+    #[arg(long, global = true, default_value_t = 30)]
+    pub(crate) job_lease_secs: u64,
+    /// Seconds that an operation waits for the nodes to acknowledge it
+    #[arg(long, global = true, default_value_t = 120)]
+    pub(crate) fleet_deadline_secs: u64,
+    /// What to log, in the syntax of RUST_LOG
+    #[arg(long, global = true, env = "GATEHOUSE_LOG", default_value = "info")]
+    pub(crate) log: String,
+}
+
+/// What the process does.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Command {
+    /// Everything (the default)
+    All,
+    /// Only the service broker and the operators' API
+    Broker,
+    /// Only the workers
+    Worker,
+    /// Only context, templates and xDS
+    Ads,
+    /// Renders the templates for a service file, and checks the result, without serving anything
+    Render(RenderArgs),
+}
+
+/// What to render.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct RenderArgs {
+    /// A service file; without one only the edge's own resources are rendered
+    pub(crate) service: Option<PathBuf>,
+}
+
+/// The parts of the control plane that this process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Roles {
+    pub(crate) broker: bool,
+    pub(crate) worker: bool,
+    pub(crate) ads: bool,
+}
+
+/// Checked, and nothing bound yet.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) roles: Roles,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) http: SocketAddr,
+    pub(crate) xds: SocketAddr,
+    pub(crate) edge: Edge,
+    pub(crate) templates: Option<PathBuf>,
+    pub(crate) platforms: Vec<Credentials>,
+    pub(crate) upstreams: UpstreamRule,
+    pub(crate) job_lease: Duration,
+    pub(crate) fleet_deadline: Duration,
+}
+
+impl Config {
+    pub(crate) fn load(args: &Args) -> anyhow::Result<Self> {
+        let all = Roles { broker: true, worker: true, ads: true };
+        let none = Roles { broker: false, worker: false, ads: false };
+        let roles = match args.command {
+            None | Some(Command::All | Command::Render(_)) => all,
+            Some(Command::Broker) => Roles { broker: true, ..none },
+            Some(Command::Worker) => Roles { worker: true, ..none },
+            Some(Command::Ads) => Roles { ads: true, ..none },
+        };
+        ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
+        ensure!(args.fleet_deadline_secs > 0, "--fleet-deadline-secs: at least 1, got 0");
+        fs::create_dir_all(&args.data_dir)
+            .with_context(|| format!("--data-dir: making the folder {}", args.data_dir.display()))?;
+        Ok(Self {
+            roles,
+            data_dir: args.data_dir.clone(),
+            http: args.http,
+            xds: args.xds,
+            edge: edge(args)?,
+            templates: args.templates.clone(),
+            platforms: platforms(args)?,
+            upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
+            job_lease: Duration::from_secs(args.job_lease_secs),
+            fleet_deadline: Duration::from_secs(args.fleet_deadline_secs),
+        })
+    }
+}
+
+/// The edge's settings, with the keys of its issuers.
+pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
+    let mut edge = match &args.edge {
+        None => Edge::default(),
+        Some(path) => Edge::read(path)?,
+    };
+    let mut issuers = BTreeMap::new();
+    if args.dev {
+        issuers.insert(dev::ISSUER.to_owned(), dev::issuer(&args.data_dir)?);
+    }
+    for pair in &args.issuers {
+        let (issuer, path) =
+            pair.rsplit_once('=').with_context(|| format!("--issuer: URL=FILE, got {pair:?}"))?;
+        ensure!(issuer.starts_with("https://"), "--issuer: an https URL before the =, got {issuer:?}");
+        let jwks = fs::read_to_string(path).with_context(|| format!("--issuer: reading {path}"))?;
+        issuers.insert(issuer.to_owned(), jwks);
+    }
+    edge.issuers = issuers.into_iter().map(|(issuer, jwks)| crate::edge::Issuer { issuer, jwks }).collect();
+    Ok(edge)
+}
+
+fn platforms(args: &Args) -> anyhow::Result<Vec<Credentials>> {
+    let Some(path) = &args.credentials else {
+        if args.dev {
+            return Ok(vec![Credentials { user: "dev".into(), password: "dev".into() }]);
+        }
+        bail!("--credentials: a file with a line user:password for each platform is needed (or --dev)");
+    };
+    let text =
+        fs::read_to_string(path).with_context(|| format!("--credentials: reading {}", path.display()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let platforms: Vec<_> = lines
+        .enumerate()
+        .map(|(at, line)| {
+            let parts =
+                line.split_once(':').filter(|(user, password)| !user.is_empty() && !password.is_empty());
+            // Never the line itself: it may be a password.
+            let (user, password) =
+                parts.with_context(|| format!("--credentials: entry {} is not user:password", at + 1))?;
+            Ok(Credentials { user: user.to_owned(), password: password.to_owned() })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(!platforms.is_empty(), "--credentials: {} holds no user:password", path.display());
+    Ok(platforms)
+}

@@ -1,0 +1,96 @@
+//! What templates are told about the edge itself: the variable `edge`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use model::fleet::EDGE_GROUP;
+use serde::{Deserialize, Serialize};
+
+/// The settings of one group of nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Edge {
+    /// `node.cluster`; also the name of the route configuration.
+    pub(crate) group: String,
+    /// Where plain HTTP is served.
+    pub(crate) http: Listen,
+    /// Where TLS is terminated; without it there is no such listener.
+    pub(crate) https: Option<Listen>,
+    /// Whether a load balancer in front sends the proxy protocol. Then every connection must.
+    pub(crate) proxy_protocol: bool,
+    /// The folder of the sidecars' sockets on each node.
+    pub(crate) run_dir: PathBuf,
+    /// The access-log module on each node; without it nothing is logged.
+    pub(crate) access_log_module: Option<PathBuf>,
+    /// The CAs that upstreams with https are checked against, on each node.
+    pub(crate) trusted_ca: PathBuf,
+    /// Where a flood is cut off before it costs anything.
+    pub(crate) flood: Flood,
+    /// From `--issuer`, not from the file.
+    #[serde(skip_deserializing)]
+    pub(crate) issuers: Vec<Issuer>,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listen {
+    pub(crate) address: String,
+    pub(crate) port: u16,
+}
+
+/// Requests per node, before any sidecar is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Flood {
+    pub(crate) address_per_second: u32,
+    pub(crate) address_burst: u32,
+    pub(crate) total_per_second: u32,
+    pub(crate) total_burst: u32,
+}
+
+/// An issuer of tokens and its public keys.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Issuer {
+    pub(crate) issuer: String,
+    pub(crate) jwks: String,
+}
+
+impl Default for Flood {
+    /// A browser needs tens of requests, an office behind one address hundreds; a node answers about 20,000.
+    fn default() -> Self {
+        Self {
+            address_per_second: 2_000,
+            address_burst: 4_000,
+            total_per_second: 50_000,
+            total_burst: 100_000,
+        }
+    }
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        let everywhere = || "0.0.0.0".to_owned();
+        Self {
+            group: EDGE_GROUP.to_owned(),
+            http: Listen { address: everywhere(), port: 10_000 },
+            https: Some(Listen { address: everywhere(), port: 10_443 }),
+            proxy_protocol: true,
+            run_dir: "/run/gatehouse".into(),
+            access_log_module: None,
+            trusted_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
+            flood: Flood::default(),
+            issuers: Vec::new(),
+        }
+    }
+}
+
+impl Edge {
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("--edge: reading {}", path.display()))?;
+        serde_norway::from_str(&text).with_context(|| format!("--edge: {}", path.display()))
+    }
+}

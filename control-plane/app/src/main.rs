@@ -1,0 +1,42 @@
+//! The control plane in one process: broker, worker, context, templates, resources, ADS.
+//!
+//! This crate knows all the others; only it reads flags, the environment and configuration files.
+
+mod config;
+mod dev;
+mod edge;
+mod operators;
+mod publisher;
+mod render;
+mod reporter;
+mod roles;
+
+use clap::Parser as _;
+use runtime::telemetry;
+
+use crate::config::{Args, Command};
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    telemetry::init(&args.log);
+    let result = match args.command {
+        Some(Command::Render(ref arguments)) => render::run(&args, arguments),
+        _ => start(&args),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    let config = config::Config::load(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let app = roles::App::bind(config).await?;
+        app.run(runtime::shutdown()?).await
+    })
+}

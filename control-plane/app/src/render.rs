@@ -1,0 +1,53 @@
+//! `render`: what the templates make of a service file, checked like everything that is served.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::Context as _;
+use model::{
+    ServiceFile, UpstreamRule,
+    context::Service,
+    instance::{Instance, Published, Request},
+};
+use templates::Templates;
+
+use crate::{
+    config::{self, Args, RenderArgs},
+    publisher::decode_all,
+};
+
+#[allow(clippy::print_stdout)]
+pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
+    let edge = serde_json::to_value(config::edge(args)?)?;
+    let templates = Templates::load(args.templates.as_deref())?;
+    let mut documents = templates.render_edge(&edge)?;
+    if let Some(path) = &render.service {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let parameters: serde_json::Value =
+            serde_norway::from_str(&text).with_context(|| path.display().to_string())?;
+        let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed)
+            .with_context(|| path.display().to_string())?;
+        documents.extend(templates.render_service(&example(service, parameters)?, &edge)?);
+    }
+    for document in &documents {
+        println!("# {}\n{}", document.template, document.text.trim());
+    }
+    let resources = decode_all(&documents).map_err(anyhow::Error::msg)?;
+    let kinds: BTreeSet<_> = resources.iter().map(|resource| resource.key.kind).collect();
+    tracing::info!(resources = resources.len(), kinds = kinds.len(), "valid");
+    Ok(())
+}
+
+/// The service as revision 1 of an instance that does not exist.
+fn example(service: ServiceFile, parameters: serde_json::Value) -> anyhow::Result<Service> {
+    let text = String::new;
+    let request = Request {
+        service_id: text(),
+        plan_id: text(),
+        organization_guid: text(),
+        space_guid: text(),
+        parameters,
+    };
+    let mut instance = Instance::provision("example".parse()?, request, text());
+    instance.published = Some(Published { rev: 1, service });
+    Service::of(&instance).context("a published instance is a service")
+}

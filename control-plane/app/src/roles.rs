@@ -1,0 +1,191 @@
+//! Binds what the process serves, runs its parts, and drains them.
+
+use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+
+use ads::{AdsService, Group, Hub, Metrics};
+use anyhow::Context as _;
+use api::Role;
+use axum::Router;
+use broker::Broker;
+use prometheus_client::registry::Registry;
+use queue::SqliteQueue;
+use runtime::{Admin, Readiness, Shutdown};
+use store::SqliteStore;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use worker::{Worker, certificates::LocalCa, dns::LocalZone};
+
+use crate::{
+    config::{Config, Roles},
+    operators::Operators,
+    publisher::{Publisher, SharedFaults},
+    reporter,
+};
+
+/// Bound, and not yet serving.
+pub(crate) struct App {
+    config: Config,
+    http: TcpListener,
+    xds: Option<TcpListener>,
+    store: Arc<SqliteStore>,
+    queue: Arc<SqliteQueue>,
+}
+
+/// Finds clients that vanished without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// What still runs then is cut off.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// A save of several files is one change.
+const TEMPLATES_DEBOUNCE: Duration = Duration::from_millis(50);
+
+impl App {
+    pub(crate) async fn bind(config: Config) -> anyhow::Result<Self> {
+        let http = TcpListener::bind(config.http)
+            .await
+            .with_context(|| format!("--http: listening on {}", config.http))?;
+        let xds = if config.roles.ads {
+            let listener = TcpListener::bind(config.xds).await;
+            Some(listener.with_context(|| format!("--xds: listening on {}", config.xds))?)
+        } else {
+            None
+        };
+        let database = config.data_dir.join("gatehouse.db");
+        let store = Arc::new(SqliteStore::open(&database).with_context(|| database.display().to_string())?);
+        let queue = Arc::new(SqliteQueue::open(&database).with_context(|| database.display().to_string())?);
+        Ok(Self { config, http, xds, store, queue })
+    }
+
+    pub(crate) async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { config, http, xds, store, queue } = self;
+        let Roles { broker, worker, .. } = config.roles;
+        let (mut registry, readiness) = (Registry::default(), Readiness::new());
+        let mut tasks = JoinSet::new();
+        let group = config.edge.group.clone();
+        let metrics = Metrics::default();
+        metrics.register(&mut registry);
+        let hub = Arc::new(Hub::new(
+            vec![Group { name: group.clone(), sidecars: Role::SIDECARS.to_vec() }],
+            metrics,
+        ));
+        let faults = SharedFaults::new();
+        let platforms = Arc::new(config.platforms.clone());
+        let mut router = Router::new();
+
+        if worker {
+            tasks.spawn(worker::relay(store.clone(), queue.clone()));
+            tasks.spawn(new_worker(&config, &store, &queue)?.run(shutdown.wait()));
+        }
+        if broker {
+            let issuers = config.edge.issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
+            let broker = Broker {
+                store: store.clone(),
+                platforms: platforms.clone(),
+                upstreams: config.upstreams,
+                issuers: Arc::new(issuers),
+            };
+            router = router.merge(broker.router());
+        }
+        // Dropped when the streams are to end.
+        let (stop_streams, stopping) = watch::channel(false);
+        if let Some(listener) = xds {
+            let first_snapshot = readiness.latch("first snapshot");
+            let (contexts, follow) = context::follow(store.clone()).await.context("reading the store")?;
+            tasks.spawn(follow);
+            let templates = watch_templates(config.templates.clone())?;
+            let edge = serde_json::to_value(&config.edge)?;
+            let publisher =
+                Publisher::new(group.clone(), edge, config.templates.clone(), hub.clone(), faults.clone());
+            tasks.spawn(publisher.run(contexts.clone(), templates));
+            let replica = format!("{}/{}", hostname(), config.http);
+            let reporter = reporter::report(
+                replica.clone(),
+                group.clone(),
+                hub.clone(),
+                faults.clone(),
+                contexts,
+                store.clone(),
+            );
+            tasks.spawn(reporter);
+            let watched = hub.clone();
+            let watched_group = group.clone();
+            tasks.spawn(async move {
+                let mut changes = watched.changes();
+                let served = |hub: &Hub| {
+                    hub.snapshot(&watched_group).is_some_and(|snapshot| snapshot.generation() > 0)
+                };
+                while !served(&watched) && changes.changed().await.is_ok() {}
+                drop(first_snapshot);
+            });
+            let service = AdsService::new(hub.clone(), replica, stopping).into_server();
+            let server = Server::builder()
+                .http2_keepalive_interval(Some(KEEP_ALIVE))
+                .tcp_nodelay(true)
+                .add_service(service)
+                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.wait());
+            tasks.spawn(async move {
+                if let Err(error) = server.await {
+                    tracing::error!(%error, "xDS");
+                }
+            });
+        }
+        let operators = Operators { store, hub, faults, platforms, group };
+        let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
+        tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
+        let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());
+        let end = tokio::spawn(async move { serve.await });
+        shutdown.wait().await;
+        stop_streams.send_replace(true);
+        let drained = tokio::time::timeout(DRAIN_DEADLINE, end).await;
+        tasks.shutdown().await;
+        if drained.is_err() {
+            tracing::warn!("some requests were cut off");
+        }
+        Ok(())
+    }
+}
+
+fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue>) -> anyhow::Result<Worker> {
+    let edge = config.edge.http.address.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified());
+    let edge = edge.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    Ok(Worker {
+        store: store.clone(),
+        queue: queue.clone(),
+        certificates: Arc::new(LocalCa::open(&config.data_dir.join("dev-ca"))?),
+        dns: Arc::new(LocalZone::new(&config.data_dir.join("zone"), edge)),
+        lease: config.job_lease,
+        fleet_deadline: config.fleet_deadline,
+    })
+}
+
+/// Counts up when a file in the folder of templates changes.
+fn watch_templates(folder: Option<PathBuf>) -> anyhow::Result<watch::Receiver<u64>> {
+    let (sender, receiver) = watch::channel(0);
+    let Some(folder) = folder else {
+        // Nothing to watch; the channel must stay open all the same.
+        tokio::spawn(async move { sender.closed().await });
+        return Ok(receiver);
+    };
+    let (events, mut happened) = watch::channel(0_u64);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            events.send_modify(|count| *count += 1);
+        }
+    })?;
+    notify::Watcher::watch(&mut watcher, &folder, notify::RecursiveMode::NonRecursive)
+        .with_context(|| format!("--templates: watching {}", folder.display()))?;
+    tokio::spawn(async move {
+        let _keeps_watching = watcher;
+        while happened.changed().await.is_ok() {
+            tokio::time::sleep(TEMPLATES_DEBOUNCE).await;
+            happened.mark_unchanged();
+            sender.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(receiver)
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".into() } else { name.trim().to_owned() }
+}

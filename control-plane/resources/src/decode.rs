@@ -1,0 +1,284 @@
+//! A rendered document into resources: strictly, with the place of every mistake.
+
+use std::fmt;
+
+use api::{ResourceType, descriptor_pool, pb};
+use model::document::Document;
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, MessageDescriptor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::{Key, Resource, hash};
+
+/// Why a document is not served: the template, where in what it rendered, and what is wrong there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{template}{}: {message}", .place.as_ref().map(|place| format!(", {place}")).unwrap_or_default())]
+pub struct InvalidDocument {
+    /// The file name of the template.
+    pub template: String,
+    /// Where.
+    pub place: Option<Place>,
+    /// Field path, value and rule.
+    pub message: String,
+}
+
+/// A line of the rendered text. In a template without loops above it is the line of the template too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// What stands there, shortened.
+    pub text: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rendered line {} `{}`", self.line, self.text)
+    }
+}
+
+/// A service renders a handful, the edge a few dozen.
+const MAX_RESOURCES: usize = 10_000;
+/// Enough to recognise a line.
+const MAX_EXCERPT_CHARS: usize = 100;
+
+/// Reads, checks, names and hashes the resources of a document.
+///
+/// # Errors
+/// The first mistake: YAML, a duplicate key, an unknown field, a wrong type, a missing name, or a policy that
+/// the sidecars would refuse.
+pub fn decode(document: &Document) -> Result<Vec<Resource>, InvalidDocument> {
+    let refuse =
+        |place, message: String| InvalidDocument { template: document.template.clone(), place, message };
+    let kind = ResourceType::from_label(&document.kind)
+        .ok_or_else(|| refuse(None, format!("kind: not one that is served, got {:?}", document.kind)))?;
+    let descriptor = descriptor_pool()
+        .get_message_by_name(kind.message())
+        .ok_or_else(|| refuse(None, format!("{} is not in the pinned descriptors", kind.message())))?;
+    let located = |error: &serde_norway::Error| {
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+        let place = error.location().map(|at| place(&document.text, at.line(), &message));
+        refuse(place, message)
+    };
+    // Only the generic reader refuses duplicate keys, and only the typed one knows lines and fields.
+    serde_norway::from_str::<serde_norway::Value>(&document.text).map_err(|error| located(&error))?;
+    let messages = ResourceList(descriptor)
+        .deserialize(serde_norway::Deserializer::from_str(&document.text))
+        .map_err(|error| located(&error))?;
+    if messages.len() > MAX_RESOURCES {
+        return Err(refuse(None, format!("resources: at most {MAX_RESOURCES}, got {}", messages.len())));
+    }
+    let typed = |(at, message)| {
+        resource(kind, document, &message).map_err(|why| refuse(None, format!("resources[{at}].{why}")))
+    };
+    messages.into_iter().enumerate().map(typed).collect()
+}
+
+fn resource(kind: ResourceType, document: &Document, message: &DynamicMessage) -> Result<Resource, String> {
+    let field = kind.name_field();
+    let name = message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned));
+    let name =
+        name.filter(|name| !name.is_empty()).ok_or_else(|| format!("{field}: must name the resource"))?;
+    let body = message.encode_to_vec();
+    check_ours(kind, &body)?;
+    let version = hash::version(message).map_err(|error| error.to_string())?;
+    Ok(Resource { key: Key { kind, name }, owner: document.owner.clone(), version, body: body.into() })
+}
+
+/// The same typed checks that the sidecars make, before they see it.
+fn check_ours(kind: ResourceType, body: &[u8]) -> Result<(), String> {
+    let checked = match kind {
+        ResourceType::AuthnPolicy => {
+            pb::authn::Policy::decode(body).map(|wire| api::authn::Policy::try_from(wire).err())
+        }
+        ResourceType::AuthzPolicy => {
+            pb::authz::Policy::decode(body).map(|wire| api::authz::Policy::try_from(wire).err())
+        }
+        ResourceType::AuthnKeySet => {
+            pb::authn::KeySet::decode(body).map(|wire| api::key_set::KeySet::try_from(wire).err())
+        }
+        _ => return Ok(()),
+    };
+    match checked {
+        Ok(None) => Ok(()),
+        Ok(Some(invalid)) => Err(invalid.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The reader gives the line where the mapping begins; the word that the message quotes stands at or below it.
+fn place(text: &str, line: usize, message: &str) -> Place {
+    let quoted = message.split('\'').nth(1).filter(|word| !word.is_empty());
+    let mut from_there = text.lines().enumerate().skip(line.saturating_sub(1));
+    let first = from_there.clone().next();
+    let exact = quoted.and_then(|word| from_there.find(|(_, line)| line.contains(word)));
+    let (at, found) = exact.or(first).unwrap_or_default();
+    Place { line: at + 1, text: found.trim().chars().take(MAX_EXCERPT_CHARS).collect() }
+}
+
+/// `resources: […]`, each of one type; nothing else at the top.
+struct ResourceList(MessageDescriptor);
+
+impl<'de> DeserializeSeed<'de> for ResourceList {
+    type Value = Vec<DynamicMessage>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ResourceList {
+    type Value = Vec<DynamicMessage>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping with the list `resources`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut messages = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != "resources" {
+                map.next_value::<IgnoredAny>()?;
+                return Err(serde::de::Error::custom(format!(
+                    "unrecognized field name '{key}', expected `resources`"
+                )));
+            }
+            messages = Some(map.next_value_seed(Messages(self.0.clone()))?);
+        }
+        messages.ok_or_else(|| serde::de::Error::missing_field("resources"))
+    }
+}
+
+/// The list itself. A template whose loop ran over nothing leaves a null.
+struct Messages(MessageDescriptor);
+
+impl<'de> DeserializeSeed<'de> for Messages {
+    type Value = Vec<DynamicMessage>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Messages {
+    type Value = Vec<DynamicMessage>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of {}", self.0.full_name())
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut messages = Vec::new();
+        while let Some(message) = list.next_element_seed(self.0.clone())? {
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(kind: &str, text: &str) -> Document {
+        Document { template: "t.yaml".into(), kind: kind.into(), owner: None, text: text.into() }
+    }
+
+    #[track_caller]
+    fn check(kind: &str, text: &str, expected: &str) {
+        let refusal = decode(&document(kind, text)).unwrap_err().to_string();
+        assert_eq!(refusal, expected);
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_template_line_and_field() {
+        check(
+            "clusters",
+            "resources:\n- name: a\n  connect_timeoutt: 1s\n",
+            "t.yaml, rendered line 3 `connect_timeoutt: 1s`: resources[0]: unrecognized field name 'connect_timeoutt'",
+        );
+    }
+
+    #[test]
+    fn an_unknown_field_inside_an_any_is_refused() {
+        let text = r#"
+resources:
+- name: l
+  filter_chains:
+  - filters:
+    - name: hcm
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefixx: x
+"#;
+        let refusal = decode(&document("listeners", text)).unwrap_err();
+        assert!(
+            refusal.message.contains("resources[0].filter_chains[0].filters[0].typed_config"),
+            "{refusal}"
+        );
+        assert!(refusal.message.contains("stat_prefixx"), "{refusal}");
+        assert_eq!(refusal.place.unwrap().line, 9);
+    }
+
+    #[test]
+    fn what_yaml_would_let_pass_is_refused() {
+        for (text, word) in [
+            ("resources:\n- name: a\n  name: b\n", "duplicate"),
+            ("resources:\n- name: a\n  type: NOPE\n", "NOPE"),
+            ("resources:\n- name: a\n  connect_timeout: soon\n", "connect_timeout"),
+            ("resources:\n- connect_timeout: 1s\n", "must name the resource"),
+            ("clusters: []\n", "expected `resources`"),
+            ("resources: [\n", "expected"),
+            ("- a\n", "a mapping with the list"),
+        ] {
+            let refusal = decode(&document("clusters", text)).unwrap_err().to_string();
+            assert!(refusal.contains(word), "{text:?} gave {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_the_sidecars_would_refuse_never_leaves() {
+        check(
+            "authn_policies",
+            "resources:\n- {name: a@1, policy: a, rev: 1, any: [{jwt: {issuer: 'https://x', algorithms: [ES256]}}]}\n",
+            "t.yaml: resources[0].any[0].jwt.audiences: at least one, none of them empty, got nothing",
+        );
+    }
+
+    #[test]
+    fn an_empty_list_is_fine() {
+        assert_eq!(decode(&document("clusters", "resources:\n")).unwrap(), []);
+        assert_eq!(decode(&document("clusters", "resources: []\n")).unwrap(), []);
+    }
+
+    #[test]
+    fn the_version_is_the_content_and_nothing_else() {
+        let metadata = |order: &str| {
+            format!("resources:\n- name: a\n  metadata: {{filter_metadata: {{x: {{{order}}}}}}}\n")
+        };
+        let version = |text: &str| decode(&document("clusters", text)).unwrap()[0].version.clone();
+        let one = version(&metadata("a: 1, b: 2, c: 3, d: 4"));
+        for _ in 0..20 {
+            assert_eq!(version(&metadata("d: 4, c: 3, b: 2, a: 1")), one);
+        }
+        assert_ne!(version(&metadata("a: 1, b: 2, c: 3, d: 5")), one);
+    }
+
+    /// The predecessor's checksum took these two for the same.
+    #[test]
+    fn two_addresses_with_one_adler32_have_two_versions() {
+        let endpoint = |address: &str| {
+            let text = format!(
+                "resources:\n- cluster_name: a\n  endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
+                 {{socket_address: {{address: {address}, port_value: 80}}}}}}}}]}}]\n"
+            );
+            decode(&document("endpoints", &text)).unwrap()[0].version.clone()
+        };
+        assert_ne!(endpoint("10.0.0.131"), endpoint("10.0.0.212"));
+    }
+}

@@ -1,0 +1,271 @@
+//! Renders the operators' templates (YAML with Jinja2 syntax) over the context. Reads files when it is made,
+//! and never afterwards.
+//!
+//! A template opens with a comment that says what it yields:
+//! ```jinja
+//! {#
+//! kind: virtual_hosts
+//! for_each: service
+//! #}
+//! resources:
+//! - name: {{ service.id | tojson }}
+//! ```
+//! Without `for_each` it is rendered once, for the edge.
+
+mod defaults;
+mod header;
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, value::Serde};
+use model::{context::Service, document::Document};
+use serde_json::{Value, json};
+
+pub use header::{ForEach, Header, InvalidHeader};
+
+/// All templates of one moment.
+#[derive(Debug)]
+pub struct Templates {
+    environment: Environment<'static>,
+    headers: BTreeMap<String, Header>,
+}
+
+/// A set of templates that cannot be used as a whole; the one before stays in force.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TemplateError {
+    #[error("reading the templates in {folder}")]
+    Read {
+        folder: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{template}")]
+    Header {
+        template: String,
+        #[source]
+        source: InvalidHeader,
+    },
+    #[error("{template}, line {line}: {reason}")]
+    Syntax { template: String, line: usize, reason: String },
+}
+
+/// A template that failed for this context; what it rendered before stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{template}, line {line}: {reason}")]
+pub struct RenderError {
+    /// The file name.
+    pub template: String,
+    /// Of the template.
+    pub line: usize,
+    /// What went wrong there.
+    pub reason: String,
+}
+
+/// Instructions of one render. The largest default template takes about 2,000 for each of its loops' turns;
+/// an endless loop ends here after a fraction of a second.
+const FUEL: u64 = 5_000_000;
+/// A service's resources are a few KB, a fleet's route table a few MB.
+const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
+
+impl Templates {
+    /// The default templates, and those of a folder (`*.yaml`) beside or in the place of them.
+    pub fn load(overrides: Option<&Path>) -> Result<Self, TemplateError> {
+        let mut sources: BTreeMap<String, String> =
+            defaults::ALL.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned())).collect();
+        if let Some(folder) = overrides {
+            let read = read_folder(folder)
+                .map_err(|source| TemplateError::Read { folder: folder.display().to_string(), source })?;
+            sources.extend(read);
+        }
+        Self::compile(sources)
+    }
+
+    fn compile(sources: BTreeMap<String, String>) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        // HTML escapes would break YAML; values are written with `tojson`.
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut headers = BTreeMap::new();
+        for (name, source) in sources {
+            let (header, body) = header::split(&source)
+                .map_err(|source| TemplateError::Header { template: name.clone(), source })?;
+            environment.add_template_owned(name.clone(), body).map_err(|error| TemplateError::Syntax {
+                template: name.clone(),
+                line: error.line().unwrap_or_default(),
+                reason: chain(&error),
+            })?;
+            headers.insert(name, header);
+        }
+        Ok(Self { environment, headers })
+    }
+
+    /// Renders what belongs to no service.
+    pub fn render_edge(&self, edge: &Value) -> Result<Vec<Document>, RenderError> {
+        self.render_all(ForEach::Edge, None, &json!({ "edge": edge }))
+    }
+
+    /// Renders what belongs to one service.
+    pub fn render_service(&self, service: &Service, edge: &Value) -> Result<Vec<Document>, RenderError> {
+        self.render_all(ForEach::Service, Some(service), &service.variables(edge))
+    }
+
+    fn render_all(
+        &self,
+        each: ForEach,
+        of: Option<&Service>,
+        variables: &Value,
+    ) -> Result<Vec<Document>, RenderError> {
+        let context = minijinja::Value::from(Serde(variables));
+        let wanted = self.headers.iter().filter(|(_, header)| header.for_each == each);
+        wanted.map(|(name, header)| self.render(name, header, of, &context)).collect()
+    }
+
+    fn render(
+        &self,
+        name: &str,
+        header: &Header,
+        of: Option<&Service>,
+        context: &minijinja::Value,
+    ) -> Result<Document, RenderError> {
+        let failed = |error: &minijinja::Error| RenderError {
+            template: name.to_owned(),
+            line: error.line().unwrap_or_default(),
+            reason: chain(error),
+        };
+        let mut output = Bounded(Vec::new());
+        let template = self.environment.get_template(name).map_err(|error| failed(&error))?;
+        template.render_captured_to(context.clone(), &mut output).map_err(|error| failed(&error))?;
+        let text = String::from_utf8_lossy(&output.0).into_owned();
+        let owner = of.map(|service| service.id.clone());
+        Ok(Document { template: name.to_owned(), kind: header.kind.clone(), owner, text })
+    }
+}
+
+/// Refuses to grow over the bound.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
+            return Err(io::Error::other(format!("a template renders at most {MAX_OUTPUT_BYTES} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn read_folder(folder: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut sources = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // Editors leave hidden files beside the one that they write.
+        if path.is_file() && !name.starts_with('.') && name.ends_with(".yaml") {
+            sources.insert(name, fs::read_to_string(&path)?);
+        }
+    }
+    Ok(sources)
+}
+
+/// What went wrong, without the template's name: the caller says it.
+fn chain(error: &minijinja::Error) -> String {
+    let mut text = error.kind().to_string();
+    if let Some(detail) = error.detail() {
+        text.push_str(": ");
+        text.push_str(detail);
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    /// Renders one extra template for the edge.
+    fn render(text: &str) -> Result<String, String> {
+        let folder = folder(&[("own.yaml", text)]);
+        let templates = Templates::load(Some(folder.path())).map_err(|error| format!("{error}"))?;
+        let context = minijinja::Value::from(Serde(&json!({"edge": {"name": "a&b 'q' <x>"}})));
+        templates
+            .render("own.yaml", &templates.headers["own.yaml"], None, &context)
+            .map(|document| document.text)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn values_are_written_as_they_are() {
+        let text = render("{#\nkind: clusters\n#}\nname: {{ edge.name }}").unwrap();
+        assert_eq!(text.trim(), "name: a&b 'q' <x>");
+    }
+
+    #[test]
+    fn the_lines_of_a_template_are_the_lines_of_its_output() {
+        let text = render("{#\nkind: clusters\n#}\nfifth: 4").unwrap();
+        assert_eq!(text.lines().position(|line| line.contains("fifth")), Some(3));
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_template_and_line() {
+        assert_eq!(
+            render("{#\nkind: clusters\n#}\n\nx: {{ edge.nme }}").unwrap_err(),
+            "own.yaml, line 5: undefined value: `edge.nme` is undefined"
+        );
+        assert!(
+            render("{#\nkind: clusters\n#}\n{% if %}")
+                .unwrap_err()
+                .starts_with("own.yaml, line 4: syntax error")
+        );
+    }
+
+    #[test]
+    fn a_template_that_never_ends_or_floods_is_stopped() {
+        let endless = "{#\nkind: clusters\n#}\n{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
+        assert!(render(endless).unwrap_err().contains("fuel"), "{:?}", render(endless));
+        let flood = "{#\nkind: clusters\n#}\n{% for a in range(10000) %}{{ 'x' * 10000 }}{% endfor %}";
+        assert!(render(flood).unwrap_err().contains("at most 16777216 bytes"), "{:?}", render(flood));
+        let deep = "{#\nkind: clusters\n#}\n{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        assert!(render(deep).is_err());
+    }
+
+    #[test]
+    fn an_operators_template_takes_the_place_of_the_default_of_its_name() {
+        let folder = folder(&[
+            ("routes.yaml", "{#\nkind: routes\n#}\nmine: 1"),
+            (".#routes.yaml", "{"),
+            ("note.txt", "{"),
+        ]);
+        let templates = Templates::load(Some(folder.path())).unwrap();
+        let context = minijinja::Value::from(Serde(&json!({"edge": {}})));
+        let document =
+            templates.render("routes.yaml", &templates.headers["routes.yaml"], None, &context).unwrap();
+        assert_eq!(document.text.trim(), "mine: 1");
+        assert_eq!(templates.headers.len(), defaults::ALL.len());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told() {
+        let error = Templates::load(Some(Path::new("/nowhere"))).unwrap_err();
+        assert_eq!(error.to_string(), "reading the templates in /nowhere");
+    }
+}

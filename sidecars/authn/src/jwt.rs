@@ -1,0 +1,425 @@
+//! JWT access tokens (RFC 7519, RFC 7515), read more strictly than the library does.
+//!
+//! The library checks the signature; header and claims are read here, so that a missing, mistyped or unknown
+//! part is a refusal and never a default.
+
+use api::authn::{Algorithm, Jwt};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Deserialize, de::IgnoredAny};
+
+use crate::keys::Keys;
+
+/// Who a token says its bearer is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Identity {
+    pub(crate) issuer: String,
+    pub(crate) subject: String,
+    pub(crate) scopes: Vec<String>,
+    /// Seconds since the epoch.
+    pub(crate) expires: f64,
+}
+
+/// Why a token is refused. The text is for the client, and tells nothing that helps to forge one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidToken {
+    #[error("the token is malformed")]
+    Malformed,
+    #[error("the token is too long")]
+    TooLong,
+    #[error("the token needs something that is not supported")]
+    Unsupported,
+    #[error("the token's issuer is not trusted here")]
+    Issuer,
+    #[error("the token's algorithm is not allowed")]
+    Algorithm,
+    #[error("the token's signature is wrong")]
+    Signature,
+    #[error("the token is for another audience")]
+    Audience,
+    #[error("the token has expired")]
+    Expired,
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    #[error("the token lacks a claim that is required, or has it in another type")]
+    Claims,
+}
+
+/// Why there is no identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The client's fault.
+    Invalid(InvalidToken),
+    /// Ours: the keys of a trusted issuer are not here.
+    NoKeys,
+}
+
+impl From<InvalidToken> for Refusal {
+    fn from(invalid: InvalidToken) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+/// Real tokens have one to four KiB; a signature check reads all of it.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// A `kid` is compared and never used to fetch anything.
+const MAX_KID_BYTES: usize = 256;
+/// Between the issuer's clock and ours.
+const LEEWAY_SECS: f64 = 30.0;
+
+/// RFC 7515 section 4. `crit` and `b64` change how a signature is read; `zip` belongs to encrypted tokens. What
+/// points to keys (`jwk`, `jku`, `x5u`) is not even looked at.
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default)]
+    kid: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default)]
+    crit: Option<IgnoredAny>,
+    #[serde(default)]
+    b64: Option<IgnoredAny>,
+    #[serde(default)]
+    zip: Option<IgnoredAny>,
+    #[serde(default)]
+    enc: Option<IgnoredAny>,
+}
+
+/// RFC 7519 section 4.1 and RFC 9068 section 2.2. A claim that stands twice is an error of the reader.
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: OneOrMany,
+    exp: f64,
+    nbf: Option<f64>,
+    iat: Option<f64>,
+    scope: Option<String>,
+    scp: Option<OneOrMany>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// Verifies a token for whichever of the methods trusts its issuer. `now` in seconds since the epoch.
+pub(crate) fn verify<'k>(
+    token: &str,
+    methods: &[&Jwt],
+    keys_of: impl Fn(&str) -> Option<&'k Keys>,
+    now: f64,
+) -> Result<Identity, Refusal> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(InvalidToken::TooLong.into());
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
+    let (header, claims) =
+        signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(InvalidToken::Malformed)?;
+    let header = decoded(header)?;
+    let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| InvalidToken::Malformed)?;
+    let unsupported =
+        [&header.crit, &header.b64, &header.zip, &header.enc].iter().any(|field| field.is_some());
+    if unsupported || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
+        return Err(InvalidToken::Unsupported.into());
+    }
+    let claims: Claims = serde_json::from_slice(&decoded(claims)?).map_err(|_| InvalidToken::Claims)?;
+    // The issuer is read before it is proven, only to know whose keys must prove it.
+    let method = methods.iter().find(|method| method.issuer == claims.iss).ok_or(InvalidToken::Issuer)?;
+    let algorithm = Algorithm::from_name(&header.alg).filter(|named| method.algorithms.contains(named));
+    let algorithm = algorithm.ok_or(InvalidToken::Algorithm)?;
+    let keys = keys_of(&method.issuer).ok_or(Refusal::NoKeys)?;
+    let mut candidates = keys.candidates(header.kid.as_deref(), algorithm);
+    let library = library_name(algorithm);
+    if !candidates
+        .any(|key| jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key, library).unwrap_or(false))
+    {
+        return Err(InvalidToken::Signature.into());
+    }
+    Ok(check_claims(claims, method, now)?)
+}
+
+fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
+    BASE64_URL_SAFE_NO_PAD.decode(segment).map_err(|_| InvalidToken::Malformed)
+}
+
+fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Identity, InvalidToken> {
+    if !claims.aud.as_slice().iter().any(|audience| method.audiences.contains(audience)) {
+        return Err(InvalidToken::Audience);
+    }
+    if !claims.exp.is_finite() || claims.sub.is_empty() || claims.sub.chars().any(char::is_control) {
+        return Err(InvalidToken::Claims);
+    }
+    if claims.exp + LEEWAY_SECS <= now {
+        return Err(InvalidToken::Expired);
+    }
+    if [claims.nbf, claims.iat].into_iter().flatten().any(|from| from - LEEWAY_SECS > now) {
+        return Err(InvalidToken::NotYetValid);
+    }
+    let mut scopes: Vec<String> = claims
+        .scope
+        .iter()
+        .flat_map(|list| list.split(' '))
+        .filter(|scope| !scope.is_empty())
+        .map(str::to_owned)
+        .collect();
+    // Some issuers say `scp`, as a list or separated by spaces.
+    let others = claims.scp.iter().flat_map(OneOrMany::as_slice).flat_map(|list| list.split(' '));
+    scopes.extend(others.filter(|scope| !scope.is_empty()).map(str::to_owned));
+    Ok(Identity { issuer: claims.iss, subject: claims.sub, scopes, expires: claims.exp })
+}
+
+fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+    match algorithm {
+        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::ES384 => jsonwebtoken::Algorithm::ES384,
+        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+        Algorithm::RS384 => jsonwebtoken::Algorithm::RS384,
+        Algorithm::RS512 => jsonwebtoken::Algorithm::RS512,
+        Algorithm::PS256 => jsonwebtoken::Algorithm::PS256,
+        Algorithm::PS384 => jsonwebtoken::Algorithm::PS384,
+        Algorithm::PS512 => jsonwebtoken::Algorithm::PS512,
+        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use api::{key_set::KeySet, pb};
+    use jsonwebtoken::{EncodingKey, Header as LibraryHeader, jwk::Jwk};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(crate) const ISSUER: &str = "https://id.example.test/";
+    pub(crate) const NOW: f64 = 1_800_000_000.0;
+    /// Made for these tests alone.
+    const EC: &str = include_str!("../testdata/es256.pem");
+    const RSA: &str = include_str!("../testdata/rs256.pem");
+
+    fn ec() -> EncodingKey {
+        EncodingKey::from_ec_pem(EC.as_bytes()).unwrap()
+    }
+
+    pub(crate) fn keys() -> Keys {
+        let mut ec = Jwk::from_encoding_key(&ec(), jsonwebtoken::Algorithm::ES256).unwrap();
+        ec.common.key_id = Some("ec".into());
+        let rsa = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
+        let mut rsa = Jwk::from_encoding_key(&rsa, jsonwebtoken::Algorithm::RS256).unwrap();
+        rsa.common.key_id = Some("rsa".into());
+        let jwks = json!({"keys": [ec, rsa]}).to_string();
+        let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks }).unwrap();
+        Keys::new(set).unwrap()
+    }
+
+    pub(crate) fn method() -> Jwt {
+        let algorithms = vec![Algorithm::ES256, Algorithm::RS256];
+        Jwt { issuer: ISSUER.into(), audiences: vec!["hello".into()], algorithms }
+    }
+
+    pub(crate) fn claims() -> Value {
+        json!({"iss": ISSUER, "sub": "alice", "aud": ["hello", "other"], "exp": NOW + 60.0, "iat": NOW, "scope": "read write"})
+    }
+
+    fn header() -> Value {
+        json!({"alg": "ES256", "kid": "ec", "typ": "JWT"})
+    }
+
+    /// Signs whatever it is given.
+    fn signed(header: &str, claims: &str) -> String {
+        let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        let message = format!("{}.{}", encode(header), encode(claims));
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &ec(), jsonwebtoken::Algorithm::ES256).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    pub(crate) fn token(header: &Value, claims: &Value) -> String {
+        signed(&header.to_string(), &claims.to_string())
+    }
+
+    pub(crate) fn good() -> String {
+        token(&header(), &claims())
+    }
+
+    fn read(token: &str) -> Result<Identity, Refusal> {
+        let keys = keys();
+        verify(token, &[&method()], |issuer| (issuer == ISSUER).then_some(&keys), NOW)
+    }
+
+    #[track_caller]
+    fn refused(token: &str, expected: InvalidToken) {
+        assert_eq!(read(token), Err(Refusal::Invalid(expected)));
+    }
+
+    fn with_claim(name: &str, value: Value) -> String {
+        let mut claims = claims();
+        claims[name] = value;
+        token(&header(), &claims)
+    }
+
+    fn without_claim(name: &str) -> String {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove(name);
+        token(&header(), &claims)
+    }
+
+    fn with_header(name: &str, value: Value) -> String {
+        let mut header = header();
+        header[name] = value;
+        token(&header, &claims())
+    }
+
+    #[test]
+    fn a_good_token_tells_who_its_bearer_is() {
+        let identity = read(&good()).unwrap();
+        assert_eq!(
+            (identity.subject.as_str(), identity.scopes),
+            ("alice", vec!["read".into(), "write".into()])
+        );
+    }
+
+    #[test]
+    fn an_rs256_token_is_good_too() {
+        let key = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
+        let header =
+            LibraryHeader { kid: Some("rsa".into()), ..LibraryHeader::new(jsonwebtoken::Algorithm::RS256) };
+        assert!(read(&jsonwebtoken::encode(&header, &claims(), &key).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn scopes_may_be_called_scp() {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove("scope");
+        claims["scp"] = json!(["a", "b c"]);
+        assert_eq!(read(&token(&header(), &claims)).unwrap().scopes, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_token_out_of_its_time_is_refused() {
+        refused(&with_claim("exp", json!(NOW - 31.0)), InvalidToken::Expired);
+        refused(&with_claim("nbf", json!(NOW + 31.0)), InvalidToken::NotYetValid);
+        refused(&with_claim("iat", json!(NOW + 31.0)), InvalidToken::NotYetValid);
+        assert!(read(&with_claim("exp", json!(NOW - 29.0))).is_ok(), "clocks differ a little");
+    }
+
+    #[test]
+    fn a_claim_of_the_wrong_type_is_refused() {
+        for (name, value) in [
+            ("exp", json!("1900000000")),
+            ("exp", json!(null)),
+            ("nbf", json!("soon")),
+            ("iss", json!([ISSUER])),
+            ("iss", json!({})),
+            ("aud", json!(123)),
+            ("aud", json!(["hello", 1])),
+            ("sub", json!(7)),
+            ("sub", json!("")),
+            ("sub", json!("a\r\nx-admin: 1")),
+            ("scope", json!(["read"])),
+        ] {
+            let refusal = read(&with_claim(name, value.clone())).unwrap_err();
+            assert_eq!(refusal, Refusal::Invalid(InvalidToken::Claims), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_missing_claim_is_refused() {
+        for name in ["iss", "sub", "aud", "exp"] {
+            refused(&without_claim(name), InvalidToken::Claims);
+        }
+    }
+
+    #[test]
+    fn a_claim_that_stands_twice_is_refused() {
+        let claims = claims().to_string().replacen('{', "{\"sub\":\"mallory\",", 1);
+        refused(&signed(&header().to_string(), &claims), InvalidToken::Claims);
+    }
+
+    #[test]
+    fn another_audience_or_issuer_is_refused() {
+        refused(&with_claim("aud", json!("other")), InvalidToken::Audience);
+        refused(&with_claim("aud", json!([])), InvalidToken::Audience);
+        refused(&with_claim("iss", json!("https://evil.test/")), InvalidToken::Issuer);
+    }
+
+    #[test]
+    fn an_algorithm_that_is_not_allowed_is_refused() {
+        for name in ["none", "None", "", "HS256", "ES384", "PS256", "es256"] {
+            refused(&with_header("alg", json!(name)), InvalidToken::Algorithm);
+        }
+        refused(&with_header("alg", json!("RS256")), InvalidToken::Signature);
+    }
+
+    #[test]
+    fn what_would_change_how_a_signature_is_read_is_refused() {
+        for (name, value) in [
+            ("crit", json!(["exp"])),
+            ("b64", json!(false)),
+            ("zip", json!("DEF")),
+            ("enc", json!("A256GCM")),
+        ] {
+            refused(&with_header(name, value), InvalidToken::Unsupported);
+        }
+        refused(&with_header("kid", json!("x".repeat(257))), InvalidToken::Unsupported);
+    }
+
+    #[test]
+    fn a_key_that_the_token_brings_along_is_not_looked_at() {
+        assert!(read(&with_header("jku", json!("https://evil.test/jwks"))).is_ok());
+        refused(&with_header("kid", json!("../../etc/passwd")), InvalidToken::Signature);
+    }
+
+    #[test]
+    fn a_tampered_token_is_refused() {
+        let good = good();
+        let (signed, signature) = good.rsplit_once('.').unwrap();
+        let mut claims = claims();
+        claims["sub"] = json!("mallory");
+        let forged = token(&header(), &claims);
+        let (forged, _) = forged.rsplit_once('.').unwrap();
+        refused(&format!("{forged}.{signature}"), InvalidToken::Signature);
+        refused(&format!("{signed}."), InvalidToken::Signature);
+        refused(signed, InvalidToken::Malformed);
+        refused(&format!("{good}.x"), InvalidToken::Malformed);
+        refused(&format!("{good}="), InvalidToken::Signature);
+        refused("a.b.c.d.e", InvalidToken::Malformed);
+        refused("", InvalidToken::Malformed);
+        refused(&"a".repeat(MAX_TOKEN_BYTES + 1), InvalidToken::TooLong);
+        // r = s = 0 (CVE-2022-21449).
+        refused(&format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode([0; 64])), InvalidToken::Signature);
+    }
+
+    #[test]
+    fn without_the_issuers_keys_nothing_is_decided() {
+        assert_eq!(verify(&good(), &[&method()], |_| None, NOW), Err(Refusal::NoKeys));
+    }
+
+    proptest! {
+        #[test]
+        fn no_mutation_of_a_good_token_is_good(at in 0_usize..300, byte in 0x21_u8..0x7f) {
+            let good = good();
+            let mut bytes = good.clone().into_bytes();
+            let at = at % bytes.len();
+            prop_assume!(bytes[at] != byte);
+            bytes[at] = byte;
+            prop_assert!(read(std::str::from_utf8(&bytes).unwrap()).is_err());
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,200}") {
+            prop_assert!(read(&text).is_err());
+        }
+    }
+}

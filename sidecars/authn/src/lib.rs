@@ -1,0 +1,16 @@
+//! The authentication sidecar: who sends this request? Policies and keys come over xDS, never from a request.
+
+mod credentials;
+mod decide;
+mod jwt;
+mod keys;
+mod metrics;
+mod service;
+mod state;
+
+pub use metrics::Metrics;
+pub use service::AuthnService;
+pub use state::{Follower, State};
+
+/// What this sidecar follows.
+pub const KINDS: [api::ResourceType; 2] = [api::ResourceType::AuthnKeySet, api::ResourceType::AuthnPolicy];

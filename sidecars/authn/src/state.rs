@@ -1,0 +1,79 @@
+//! What is in force: policies and keys, swapped as a whole while requests read them.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use api::{ResourceType, authn::Policy, key_set::KeySet, pb};
+use arc_swap::ArcSwap;
+use prost::Message as _;
+use xds::{Handler, Table};
+
+use crate::keys::Keys;
+
+/// Read by every request.
+#[derive(Default)]
+pub struct State(ArcSwap<Snapshot>);
+
+/// Policies and keys of one moment.
+#[derive(Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) policies: Table<Policy>,
+    pub(crate) keys: HashMap<String, Arc<Keys>>,
+}
+
+impl State {
+    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+}
+
+/// Takes in what the control plane sends.
+pub struct Follower {
+    state: Arc<State>,
+    next: Snapshot,
+}
+
+impl Follower {
+    /// Writes to this state.
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state, next: Snapshot::default() }
+    }
+}
+
+impl Handler for Follower {
+    fn upsert(&mut self, kind: ResourceType, name: &str, body: &[u8]) -> Result<(), String> {
+        let text = |error: &dyn std::error::Error| error.to_string();
+        match kind {
+            ResourceType::AuthnPolicy => {
+                let wire = pb::authn::Policy::decode(body).map_err(|error| text(&error))?;
+                let policy = Policy::try_from(wire).map_err(|error| text(&error))?;
+                if policy.id.to_string() != name {
+                    return Err(format!(
+                        "name: must be the resource's name, got {:?}",
+                        policy.id.to_string()
+                    ));
+                }
+                self.next.policies.insert(name.to_owned(), policy);
+            }
+            ResourceType::AuthnKeySet => {
+                let wire = pb::authn::KeySet::decode(body).map_err(|error| text(&error))?;
+                let set = KeySet::try_from(wire).map_err(|error| text(&error))?;
+                self.next.keys.insert(set.issuer.clone(), Arc::new(Keys::new(set)?));
+            }
+            other => return Err(format!("{other} are not for this sidecar")),
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, kind: ResourceType, name: &str) {
+        match kind {
+            ResourceType::AuthnPolicy => self.next.policies.remove(name, Instant::now()),
+            _ => {
+                self.next.keys.remove(name);
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        self.state.0.store(Arc::new(self.next.clone()));
+    }
+}

@@ -61,6 +61,11 @@ impl Session {
             return;
         };
         let first = !self.types.contains_key(&kind);
+        tracing::debug!(
+            node = self.node.id, role = %self.role, %kind, first, nonce = request.response_nonce,
+            subscribe = ?request.resource_names_subscribe, unsubscribe = ?request.resource_names_unsubscribe,
+            brought = request.initial_resource_versions.len(), nack = request.error_detail.is_some(), "request"
+        );
         let stream = self.types.entry(kind).or_insert_with(|| TypeStream::new(kind));
         let received = stream.receive(request, first, &OfKind(&self.snapshot, kind));
         match &received {
@@ -155,6 +160,7 @@ impl Session {
     fn response(&self, kind: ResourceType, batch: Batch) -> DeltaDiscoveryResponse {
         let sent = u64::try_from(batch.changes.len()).unwrap_or(u64::MAX);
         self.hub.metrics.resources_sent.get_or_create(&KindLabel { kind: kind.label() }).inc_by(sent);
+        tracing::debug!(node = self.node.id, role = %self.role, %kind, nonce = batch.nonce, changes = ?batch.changes, "response");
         let mut response = DeltaDiscoveryResponse {
             type_url: kind.url(),
             nonce: batch.nonce,

@@ -18,5 +18,6 @@ defaults![
     "rate_limits.yaml",
     "routes.yaml",
     "secrets.yaml",
+    "unknown_hosts.yaml",
     "virtual_hosts.yaml",
 ];

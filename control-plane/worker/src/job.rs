@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use model::instance::{Instance, OperationKind, OperationState, StepName, StepState};
+use model::{
+    InstanceId,
+    instance::{Instance, OperationKind, OperationState, StepName, StepState},
+};
 use queue::Lease;
 use store::{Put, StoreError};
 
@@ -84,9 +87,10 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
             }
         };
         let result = match advance(worker, instance.clone(), step).await {
-            Err(StepError::Refused(cause)) => fail(worker, instance, step, &cause).await,
+            Err(StepError::Refused(cause)) => fail(worker, &instance.id, step, &cause).await,
             Err(StepError::Passing(cause)) if lease.attempt >= MAX_ATTEMPTS => {
-                fail(worker, instance, step, &format!("given up after {MAX_ATTEMPTS} tries: {cause}")).await
+                fail(worker, &instance.id, step, &format!("given up after {MAX_ATTEMPTS} tries: {cause}"))
+                    .await
             }
             Err(StepError::Passing(cause)) => return End::Again(cause),
             Ok(()) => Ok(()),
@@ -127,7 +131,10 @@ async fn finish(worker: &Worker, mut instance: Instance) -> Result<(), String> {
 
 /// The operation has failed, and the last good state stays: routes, hosts and names return to what the fleet
 /// has proven to run.
-async fn fail(worker: &Worker, mut instance: Instance, step: StepName, cause: &str) -> Result<(), String> {
+async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> Result<(), String> {
+    // Read anew: the step has written its progress.
+    let stored = worker.store.get(id).await.map_err(|error| describe(&error))?;
+    let Some(mut instance) = stored else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
     if instance.operation.kind != OperationKind::Deprovision {
         instance.published.clone_from(&instance.proven);

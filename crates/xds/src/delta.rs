@@ -210,11 +210,6 @@ impl TypeStream {
 
     fn want(&mut self, name: &str, first: bool, desired: &dyn Desired) {
         self.names.insert(name.to_owned());
-        if self.is_collection() {
-            let prefix = format!("{name}/");
-            self.dirty.extend(desired.names().into_iter().filter(|name| name.starts_with(&prefix)));
-            return;
-        }
         // A name that is subscribed to again was forgotten by the client; but on a new stream
         // `initial_resource_versions` says what it still has.
         if !first {
@@ -226,23 +221,15 @@ impl TypeStream {
         self.dirty.insert(name.to_owned());
     }
 
-    /// Only these may mean everything by naming nothing; for the others an empty list is nothing.
+    /// Only these may mean everything by naming nothing; for the others an empty list is nothing. Envoy 1.40
+    /// names no virtual hosts either: it takes all that are pushed under the name of a route configuration.
     fn allows_legacy_wildcard(&self) -> bool {
-        matches!(self.kind, ResourceType::Cluster | ResourceType::Listener)
-    }
-
-    /// Envoy subscribes to virtual hosts by the name of their route configuration, and takes what is
-    /// pushed under that name.
-    fn is_collection(&self) -> bool {
-        self.kind == ResourceType::VirtualHost
+        matches!(self.kind, ResourceType::Cluster | ResourceType::Listener | ResourceType::VirtualHost)
     }
 
     /// Whether the client asked for this resource, by name or by wildcard.
     pub fn wants(&self, name: &str) -> bool {
-        if self.wildcard || self.names.contains(name) {
-            return true;
-        }
-        self.is_collection() && name.split_once('/').is_some_and(|(parent, _)| self.names.contains(parent))
+        self.wildcard || self.names.contains(name)
     }
 
     /// A resource was added, changed or removed.
@@ -495,10 +482,10 @@ mod tests {
     }
 
     #[test]
-    fn virtual_hosts_are_pushed_under_the_name_of_their_route_configuration() {
-        let mut world = World::of(&[("edge/i-1", "1"), ("other/i-2", "1")]);
+    fn virtual_hosts_are_pushed_unasked() {
+        let mut world = World::of(&[("edge/i-1", "1")]);
         let mut stream = TypeStream::new(ResourceType::VirtualHost);
-        stream.receive(&subscribe(&["edge"]), true, &world);
+        stream.receive(&subscribe(&[]), true, &world);
         assert_eq!(accept(&mut stream, &world), "+edge/i-1@1");
         world.0.insert("edge/i-3".into(), "1".into());
         stream.touch("edge/i-3");

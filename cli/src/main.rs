@@ -1,0 +1,56 @@
+//! `gatehouse`: runs the edge on one machine, and is a client of its broker.
+
+mod apply;
+mod broker;
+mod delete;
+mod service;
+mod status;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Gatehouse: Envoy at the edge, with self-service onboarding.
+#[derive(Debug, Parser)]
+#[command(name = "gatehouse", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine
+    Up(up::Args),
+    /// Make a service file live, and wait until it is
+    Apply(apply::Args),
+    /// Show services, nodes, and what was refused
+    Status(status::Args),
+    /// Take a service away, and wait until it is gone
+    Delete(delete::Args),
+    /// Mint a token from the local development issuer
+    Token(token::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Up(args) => up::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Delete(args) => delete::run(args).await,
+        Command::Token(args) => token::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The edge on one machine: control plane, three sidecars, Envoy, a sample upstream, and the access log.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::json;
+
+use crate::{LabError, Ports, Process, envoy, http::healthy, receiver::Receiver, upstream::Upstream};
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Our binaries.
+    pub bin_dir: PathBuf,
+    /// State that outlives a run.
+    pub data_dir: PathBuf,
+    /// Envoy, as it was obtained.
+    pub envoy: PathBuf,
+    /// The access-log module; without it nothing is logged.
+    pub access_log_module: Option<PathBuf>,
+    /// Operators' templates.
+    pub templates: Option<PathBuf>,
+    /// Where everything listens.
+    pub ports: Ports,
+    /// Envoy's worker threads.
+    pub concurrency: usize,
+    /// More flags for the control plane.
+    pub control_plane_args: Vec<String>,
+}
+
+/// The running edge. What is `None` was stopped, or not started yet.
+#[derive(Debug)]
+pub struct Stack {
+    /// As it was started.
+    pub layout: Layout,
+    /// `gatehouse-control-plane all --dev`
+    pub control_plane: Option<Process>,
+    /// By name.
+    pub sidecars: BTreeMap<&'static str, Process>,
+    /// The proxy.
+    pub envoy: Option<Process>,
+    /// Answers what passes the edge.
+    pub upstream: Option<Upstream>,
+    receiver: Option<Receiver>,
+    client: reqwest::Client,
+}
+
+/// The node's id: its group and its name in it.
+pub const NODE_ID: &str = "edge/local";
+/// In the order in which Envoy asks them.
+pub const SIDECARS: [&str; 3] = ["authn", "authz", "ratelimit"];
+
+/// A debug build on a busy machine needs a few seconds for any of them.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// For requests under way when the edge is stopped.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Unix sockets have paths of at most 108 bytes, so those of a deep data folder lie elsewhere.
+const MAX_RUN_DIR_BYTES: usize = 80;
+
+impl Layout {
+    /// Sockets, logs of processes, and their configuration.
+    pub fn run_dir(&self) -> PathBuf {
+        let inside = self.data_dir.join("run");
+        if inside.as_os_str().len() <= MAX_RUN_DIR_BYTES {
+            return inside;
+        }
+        let mut hasher = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&self.data_dir, &mut hasher);
+        std::env::temp_dir().join(format!("gatehouse-{:016x}", std::hash::Hasher::finish(&hasher)))
+    }
+
+    /// Lines of JSON, one a request.
+    pub fn access_log(&self) -> PathBuf {
+        self.data_dir.join("access.log")
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.data_dir.join("logs").join(format!("{name}.log"))
+    }
+
+    fn admin_port(&self, sidecar: &str) -> u16 {
+        match sidecar {
+            "authn" => self.ports.authn,
+            "authz" => self.ports.authz,
+            _ => self.ports.ratelimit,
+        }
+    }
+}
+
+impl Stack {
+    /// Prepares the folders; starts nothing. Refuses when a port is taken.
+    pub fn new(layout: Layout) -> Result<Self, LabError> {
+        layout.ports.check()?;
+        for folder in [layout.data_dir.clone(), layout.data_dir.join("logs"), layout.run_dir()] {
+            fs::create_dir_all(&folder).map_err(LabError::io(format!("making {}", folder.display())))?;
+        }
+        Ok(Self {
+            layout,
+            control_plane: None,
+            sidecars: BTreeMap::new(),
+            envoy: None,
+            upstream: None,
+            receiver: None,
+            client: reqwest::Client::new(),
+        })
+    }
+
+    /// Starts everything, in order, and waits until it is ready. `say` is told what comes next.
+    pub async fn start(&mut self, say: impl Fn(&str)) -> Result<(), LabError> {
+        say("starting the control plane");
+        self.start_control_plane().await?;
+        say("starting the sample upstream and the access log");
+        self.start_helpers().await?;
+        for name in SIDECARS {
+            say(&format!("starting {name}"));
+            self.start_sidecar(name).await?;
+        }
+        say("starting Envoy");
+        self.start_envoy().await
+    }
+
+    /// The sample upstream and the receiver of the access log.
+    pub async fn start_helpers(&mut self) -> Result<(), LabError> {
+        let upstream = Upstream::serve(self.layout.ports.upstream).await;
+        self.upstream = Some(upstream.map_err(LabError::io("starting the sample upstream"))?);
+        let socket = self.layout.run_dir().join("agent.sock");
+        let receiver = Receiver::serve(&socket, &self.layout.access_log()).await;
+        self.receiver = Some(receiver.map_err(LabError::io("starting the receiver of the access log"))?);
+        Ok(())
+    }
+
+    /// Starts the control plane, and waits until it serves.
+    pub async fn start_control_plane(&mut self) -> Result<(), LabError> {
+        let Layout { data_dir, ports, .. } = &self.layout;
+        let edge = self.layout.run_dir().join("edge.yaml");
+        fs::write(&edge, self.edge_settings())
+            .map_err(LabError::io(format!("writing {}", edge.display())))?;
+        let mut args = vec![
+            "all".to_owned(),
+            "--dev".to_owned(),
+            format!("--data-dir={}", data_dir.display()),
+            format!("--http=127.0.0.1:{}", ports.control_plane),
+            format!("--xds=127.0.0.1:{}", ports.xds),
+            format!("--edge={}", edge.display()),
+        ];
+        args.extend(self.layout.templates.iter().map(|folder| format!("--templates={}", folder.display())));
+        args.extend(self.layout.control_plane_args.iter().cloned());
+        let program = self.layout.bin_dir.join("gatehouse-control-plane");
+        let mut process =
+            Process::start("the control plane", &program, &args, &self.layout.log("control-plane"))?;
+        let url = format!("{}/readyz", self.control_plane_url());
+        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await?;
+        self.control_plane = Some(process);
+        Ok(())
+    }
+
+    /// JSON is YAML.
+    fn edge_settings(&self) -> String {
+        let Layout { ports, access_log_module, .. } = &self.layout;
+        let listen = |port: u16| json!({"address": "127.0.0.1", "port": port});
+        json!({
+            "http": listen(ports.http),
+            "https": listen(ports.https),
+            "proxy_protocol": false,
+            "run_dir": self.layout.run_dir(),
+            "access_log_module": access_log_module,
+        })
+        .to_string()
+    }
+
+    /// Starts a sidecar, and waits until it has its policies.
+    pub async fn start_sidecar(&mut self, name: &'static str) -> Result<(), LabError> {
+        let Layout { data_dir, ports, .. } = &self.layout;
+        let admin = self.layout.admin_port(name);
+        let args = [
+            format!("--node-id={NODE_ID}"),
+            format!("--xds=http://127.0.0.1:{}", ports.xds),
+            format!("--socket={}", self.layout.run_dir().join(format!("{name}.sock")).display()),
+            format!("--data-dir={}", data_dir.join("node").join(name).display()),
+            format!("--admin=127.0.0.1:{admin}"),
+        ];
+        let program = self.layout.bin_dir.join(format!("gatehouse-{name}"));
+        let mut process = Process::start(name, &program, &args, &self.layout.log(name))?;
+        let url = format!("http://127.0.0.1:{admin}/readyz");
+        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await?;
+        self.sidecars.insert(name, process);
+        Ok(())
+    }
+
+    /// Starts Envoy, which knows nothing but where its control plane is, and waits until it is live.
+    pub async fn start_envoy(&mut self) -> Result<(), LabError> {
+        let bootstrap = self.layout.run_dir().join("envoy.json");
+        let text = bootstrap_of(&self.layout.ports);
+        fs::write(&bootstrap, text).map_err(LabError::io(format!("writing {}", bootstrap.display())))?;
+        let args = [
+            "--config-path".to_owned(),
+            bootstrap.display().to_string(),
+            "--concurrency".to_owned(),
+            self.layout.concurrency.to_string(),
+            // Several labs run on one machine.
+            "--use-dynamic-base-id".to_owned(),
+            "--log-level".to_owned(),
+            "warning".to_owned(),
+        ];
+        let mut process = Process::start("Envoy", &self.layout.envoy, &args, &self.layout.log("envoy"))?;
+        let url = format!("{}/ready", self.admin_url());
+        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await?;
+        self.envoy = Some(process);
+        Ok(())
+    }
+
+    /// Broker and operators' API.
+    pub fn control_plane_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.layout.ports.control_plane)
+    }
+
+    /// Envoy's admin interface.
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.layout.ports.envoy_admin)
+    }
+
+    /// An error when something ended by itself.
+    pub fn check(&mut self) -> Result<(), LabError> {
+        let processes =
+            self.control_plane.iter_mut().chain(self.sidecars.values_mut()).chain(self.envoy.iter_mut());
+        processes.map(Process::check).collect()
+    }
+
+    /// Drains Envoy, then stops everything in the reverse order.
+    pub async fn stop(mut self) {
+        if let Some(envoy) = self.envoy.take() {
+            self.drain_envoy().await;
+            envoy.stop(DRAIN_DEADLINE).await;
+        }
+        for (_, sidecar) in std::mem::take(&mut self.sidecars) {
+            sidecar.stop(DRAIN_DEADLINE).await;
+        }
+        if let Some(control_plane) = self.control_plane.take() {
+            control_plane.stop(DRAIN_DEADLINE).await;
+        }
+    }
+
+    /// No new connections; those that are there finish their requests.
+    async fn drain_envoy(&self) {
+        let drain = format!("{}/drain_listeners?graceful&skip_exit", self.admin_url());
+        if self.client.post(drain).timeout(DRAIN_DEADLINE).send().await.is_err() {
+            return;
+        }
+        let end = tokio::time::Instant::now() + DRAIN_DEADLINE;
+        let stats = format!("{}/stats?filter=downstream_rq_active&usedonly", self.admin_url());
+        while tokio::time::Instant::now() < end {
+            let Ok(response) = self.client.get(&stats).send().await else { return };
+            let text = response.text().await.unwrap_or_default();
+            let busy = text.lines().any(|line| line.starts_with("http.http") && !line.ends_with(": 0"));
+            if !busy {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Delta ADS and nothing else.
+fn bootstrap_of(ports: &Ports) -> String {
+    let address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    json!({
+        "node": {"id": NODE_ID, "cluster": NODE_ID.split('/').next()},
+        "admin": {"address": address(ports.envoy_admin)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+                "set_node_on_first_message_only": true
+            },
+            "lds_config": ads,
+            "cds_config": ads
+        },
+        "static_resources": {"clusters": [{
+            "name": "xds",
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "load_assignment": {
+                "cluster_name": "xds",
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(ports.xds)}}]}]
+            },
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": {"http2_protocol_options": {
+                        "connection_keepalive": {"interval": "10s", "timeout": "5s"}
+                    }}
+                }
+            }
+        }]}
+    })
+    .to_string()
+}
+
+/// Obtains Envoy and looks for the built access-log module: what every lab needs.
+pub async fn prepare(
+    tools: &Path,
+    wasm_dir: &Path,
+    say: impl Fn(&str),
+) -> Result<(PathBuf, Option<PathBuf>), LabError> {
+    let envoy = envoy::obtain(tools, say).await?;
+    let module = wasm_dir.join("access_log_filter.wasm");
+    Ok((envoy, module.exists().then_some(module)))
+}

@@ -13,9 +13,10 @@ use model::{
     InstanceId,
     fleet::{Refusal, Standing},
 };
-use resources::Snapshot;
+use resources::{Key, Snapshot};
 use serde::Serialize;
 use tokio::sync::watch;
+use xds::delta::Refused;
 
 use crate::{metrics::Metrics, node::Node};
 
@@ -168,14 +169,23 @@ impl Hub {
     /// Every node, for operators.
     pub fn nodes(&self) -> Vec<NodeView> {
         let nodes: Vec<_> = self.nodes_by_id().values().cloned().collect();
-        nodes.iter().map(|node| NodeView { node: node.id.clone(), roles: roles_of(node) }).collect()
+        let view = |node: &Arc<Node>| {
+            let snapshot = self.snapshot(&node.group).unwrap_or_default();
+            NodeView { node: node.id.clone(), roles: roles_of(node, &snapshot) }
+        };
+        nodes.iter().map(view).collect()
     }
 }
 
-fn roles_of(node: &Node) -> BTreeMap<String, RoleView> {
+/// What was refused and is wanted no more is history.
+fn roles_of(node: &Node, snapshot: &Snapshot) -> BTreeMap<String, RoleView> {
     let roles = node.roles();
     let view = roles.iter().map(|(role, state)| {
-        let refused = state.refused.iter().map(|(key, refused)| (key.to_string(), refused.message.clone()));
+        let wanted = |key: &Key, refused: &Refused| {
+            snapshot.get(key).is_some_and(|resource| resource.version == refused.version)
+        };
+        let refused = state.refused.iter().filter(|(key, refused)| wanted(key, refused));
+        let refused = refused.map(|(key, refused)| (key.to_string(), refused.message.clone()));
         let view = RoleView {
             connected: state.stream.is_some(),
             acknowledged: state.held.len(),

@@ -291,6 +291,10 @@ impl TypeStream {
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for name in names {
+            // Remembered for as long as there could be a reason to send it again.
+            if desired.version(&name).is_none() {
+                self.refused.remove(&name);
+            }
             let Some(change) = self.difference(&name, desired) else { continue };
             if changes.len() < MAX_CHANGES && gate(&change) == Gate::Open {
                 changes.push(change);

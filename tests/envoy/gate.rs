@@ -1,0 +1,95 @@
+//! Templates that would break a proxy do not leave the house.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::json;
+use tests::{Lab, eventually};
+
+const VIRTUAL_HOSTS: &str = include_str!("../../control-plane/templates/defaults/virtual_hosts.yaml");
+const LISTENERS: &str = include_str!("../../control-plane/templates/defaults/listeners.yaml");
+
+async fn lab_with_templates() -> (Lab, PathBuf) {
+    let mut folder = PathBuf::new();
+    let lab = Lab::with(|layout| {
+        folder = layout.data_dir.join("templates");
+        fs::create_dir(&folder).expect("a folder");
+        layout.templates = Some(folder.clone());
+    })
+    .await;
+    (lab, folder)
+}
+
+#[tokio::test]
+async fn a_template_with_an_unknown_field_is_refused_and_envoy_keeps_what_it_has() {
+    let (lab, folder) = lab_with_templates().await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    let token = lab.good_token(&hello).await;
+    let before = lab.envoy_stat("listener_manager.lds.update_success").await;
+
+    let broken = LISTENERS.replace("normalize_path: true", "normalise_path: true");
+    let line = broken.lines().position(|line| line.contains("normalise_path")).expect("the line") + 1;
+    assert_ne!(line, 1);
+    fs::write(folder.join("listeners.yaml"), broken).unwrap();
+    let fault = eventually("the fault is told", || async {
+        lab.status().await["templates"]["fault"].as_str().map(str::to_owned)
+    })
+    .await;
+    for words in ["listeners.yaml, rendered line", "`normalise_path: true`", "typed_config", "unrecognized field name 'normalise_path'"] {
+        assert!(fault.contains(words), "{fault}");
+    }
+    let output = lab.gatehouse(&["status"]).await;
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("unrecognized field name 'normalise_path'"), "{shown}");
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
+    assert_eq!(lab.envoy_stat("listener_manager.lds.update_success").await, before, "Envoy was not told");
+
+    let other = lab.service("other");
+    lab.live(&other).await;
+    fs::write(folder.join("listeners.yaml"), LISTENERS).unwrap();
+    eventually("the mended template is taken", || async { lab.status().await["templates"]["fault"].is_null().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_service_that_fails_the_gate_is_refused_alone_and_its_owner_is_told() {
+    let (lab, folder) = lab_with_templates().await;
+    let (good, bad) = (lab.service("good"), lab.service("bad"));
+    lab.live(&good).await;
+    lab.live(&bad).await;
+    // Only the service `bad` renders the field.
+    let template = VIRTUAL_HOSTS.replace("  routes:\n", "{% if service.name == 'bad' %}  no_such_field: 1\n{% endif %}  routes:\n");
+    assert_ne!(template, VIRTUAL_HOSTS);
+    fs::write(folder.join("virtual_hosts.yaml"), template).unwrap();
+    eventually("the refusal is told", || async {
+        let refused = lab.status().await["refused"].clone();
+        (refused[0]["instance"] == bad.id()).then_some(())
+    })
+    .await;
+    for service in [&good, &bad] {
+        let token = lab.good_token(service).await;
+        assert_eq!(lab.get(service.host(), "/", Some(&token)).await.status, 200, "{}", service.name());
+    }
+    let answer = lab.update(&bad.clone().with("/routes/0/timeout", json!("7s"))).await;
+    assert_eq!(answer.status, 202);
+    let (state, description) = lab.ended(&bad).await;
+    assert_eq!(state, "failed");
+    assert!(description.contains("virtual_hosts.yaml") && description.contains("no_such_field"), "{description}");
+    lab.change(&good.clone().with("/routes/0/timeout", json!("7s"))).await;
+    let token = lab.good_token(&bad).await;
+    assert_eq!(lab.get(bad.host(), "/", Some(&token)).await.status, 200, "its last good version stays");
+}
+
+#[tokio::test]
+async fn a_control_plane_that_would_lose_a_service_at_its_start_serves_nothing_new() {
+    let (mut lab, folder) = lab_with_templates().await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    let token = lab.good_token(&hello).await;
+    lab.stack.control_plane.take().expect("it runs").kill().await;
+    fs::write(folder.join("virtual_hosts.yaml"), VIRTUAL_HOSTS.replace("domains:", "domain_names:")).unwrap();
+    // It does not become ready; what matters is what the nodes go on with.
+    let start = lab.stack.start_control_plane();
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(3), start).await;
+    assert!(waited.is_err(), "it must not be ready");
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
+}

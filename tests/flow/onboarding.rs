@@ -1,0 +1,107 @@
+//! A service comes, changes and goes, and nothing else on the node notices.
+
+use serde_json::json;
+use tests::Lab;
+
+#[tokio::test]
+async fn a_service_goes_live_changes_and_leaves() {
+    let lab = Lab::start().await;
+    let hello = lab.service("hello");
+    assert_eq!(lab.get(hello.host(), "/", None).await.status, 404, "before it is onboarded");
+
+    lab.live(&hello).await;
+    let token = lab.good_token(&hello).await;
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200, "succeeded means that it is live");
+
+    let changed = hello.clone().with("/authz/rules/0/allow/scopes", json!(["admin:hello"]));
+    lab.change(&changed).await;
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 403, "the changed rule is live");
+    let limited = hello.clone().with("/rate_limits", json!([{"limit": "2/day", "per": ["client_ip"]}]));
+    lab.change(&limited).await;
+    let statuses = [
+        lab.get(hello.host(), "/", Some(&token)).await.status,
+        lab.get(hello.host(), "/", Some(&token)).await.status,
+        lab.get(hello.host(), "/", Some(&token)).await.status,
+    ];
+    assert_eq!(statuses, [200, 200, 429], "the changed limit is live");
+
+    assert_eq!(lab.deprovision(&hello).await.status, 202);
+    assert_eq!(lab.ended(&hello).await.0, "gone");
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 404);
+    let config = lab.envoy_admin("/config_dump?include_eds").await;
+    assert!(!config.contains(&hello.id()), "nothing of it is left in Envoy");
+}
+
+#[tokio::test]
+async fn one_service_more_or_less_changes_no_listener_and_sends_nothing_of_others() {
+    let lab = Lab::start().await;
+    let (one, two) = (lab.service("one"), lab.service("two"));
+    lab.live(&one).await;
+    let counters = ["listener_manager.lds.update_success", "listener_manager.listener_modified", "listener_manager.listener_added"];
+    let mut before = Vec::new();
+    for counter in counters {
+        before.push(lab.envoy_stat(counter).await);
+    }
+    let sent = |kind: &str| format!("gatehouse_ads_resources_sent_total{{kind=\"{kind}\"}}");
+    let (hosts, clusters) =
+        (lab.control_plane_metric(&sent("virtual_hosts")).await, lab.control_plane_metric(&sent("clusters")).await);
+
+    lab.live(&two).await;
+    assert_eq!(lab.control_plane_metric(&sent("virtual_hosts")).await, hosts + 1, "only its own virtual host");
+    assert_eq!(lab.control_plane_metric(&sent("clusters")).await, clusters + 1, "only its own cluster");
+    lab.deprovision(&two).await;
+    assert_eq!(lab.ended(&two).await.0, "gone");
+
+    for (counter, before) in counters.into_iter().zip(before) {
+        assert_eq!(lab.envoy_stat(counter).await, before, "{counter}");
+    }
+    assert!(lab.envoy_stat("listener_manager.lds.update_success").await > 0, "the counters count");
+}
+
+#[tokio::test]
+async fn a_host_that_another_service_owns_cannot_be_taken() {
+    let lab = Lab::start().await;
+    let owner = lab.service("owner");
+    lab.live(&owner).await;
+    let thief = lab.service("thief").with("/hosts", json!(["thief.example.test", owner.host()]));
+    assert_eq!(lab.provision(&thief).await.status, 202);
+    let (state, description) = lab.ended(&thief).await;
+    assert_eq!(state, "failed");
+    assert_eq!(description, "hosts[1]: owner.example.test belongs to another service instance");
+    assert_eq!(lab.get("thief.example.test", "/", None).await.status, 404, "nothing of it is live");
+
+    let heir = lab.service("heir").with("/hosts", json!(["thief.example.test"]));
+    lab.live(&heir).await;
+}
+
+#[tokio::test]
+async fn https_is_served_with_a_certificate_for_the_name_that_is_asked_for() {
+    let lab = Lab::start().await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    let answer = lab.get_https(hello.host(), "/healthz").await.expect("a handshake");
+    assert_eq!(answer.status, 200);
+    assert!(lab.get_https("other.example.test", "/healthz").await.is_none(), "no certificate for a name nobody owns");
+}
+
+#[tokio::test]
+async fn routes_go_where_their_path_says_the_most_specific_first() {
+    let lab = Lab::start().await;
+    let second = lab::upstream::Upstream::serve(0).await.expect("another upstream");
+    let hello = lab.service("hello").with("/auth/anonymous", json!(["/"]));
+    let url = hello.parameters["routes"][0]["upstream"]["urls"][0].clone();
+    let other = format!("http://127.0.0.1:{}", second.address.port());
+    let hello = hello.with(
+        "/routes",
+        json!([
+            {"path": "/", "upstream": {"urls": [url]}},
+            {"path": "/other", "upstream": {"urls": [other]}},
+            {"path": "=/other/but/not/this", "upstream": {"urls": [url]}},
+        ]),
+    );
+    lab.live(&hello).await;
+    drop(second);
+    for (path, status) in [("/", 200), ("/otherwise", 200), ("/other/but/not/this", 200), ("/other", 503), ("/other/x", 503)] {
+        assert_eq!(lab.get(hello.host(), path, None).await.status, status, "{path}");
+    }
+}

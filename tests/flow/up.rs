@@ -1,0 +1,112 @@
+//! `gatehouse up`: starts everything, and leaves nothing behind.
+
+use std::{net::TcpListener, process::Stdio, time::Duration};
+
+use tests::{Lab, eventually};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, Command},
+};
+
+/// Ports of another `up` are out of the way of these.
+fn offset() -> u16 {
+    for offset in (21_000..40_000).step_by(97) {
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
+        if [9001, 9101, 9102, 9103, 9901, 8080, 10_000, 10_443, 18_000].into_iter().all(free) {
+            return offset;
+        }
+    }
+    panic!("no free ports");
+}
+
+fn up(lab: &Lab, offset: u16) -> Child {
+    let layout = &lab.stack.layout;
+    // The fetched Envoy is shared with the other tests.
+    let tools = layout.data_dir.join("tools");
+    if layout.envoy.starts_with(env!("CARGO_MANIFEST_DIR").trim_end_matches("/tests")) && !tools.exists() {
+        let shared = layout.envoy.ancestors().nth(4).expect("tools/envoy-x/envoy/_bin/envoy");
+        std::os::unix::fs::symlink(shared, tools).expect("a link");
+    }
+    Command::new(layout.bin_dir.join("gatehouse"))
+        .args(["up", "--port-offset", &offset.to_string(), "--concurrency", "1"])
+        .env("GATEHOUSE_DATA_DIR", &layout.data_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts")
+}
+
+/// Processes that name the lab's folder in their command line.
+async fn left_behind(lab: &Lab) -> Vec<String> {
+    let output = Command::new("ps").args(["-eo", "pid=,args="]).output().await.expect("ps");
+    let folder = lab.folder().display().to_string();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect()
+}
+
+async fn until_ready(child: &mut Child) -> String {
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut text = String::new();
+    let read = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            text.push_str(&line);
+            text.push('\n');
+            if line.starts_with("Ctrl-C") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), read).await.expect("ready");
+    text
+}
+
+async fn end(mut child: Child) -> (bool, String) {
+    let mut errors = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut errors).await.expect("text");
+    (child.wait().await.expect("it ends").success(), errors)
+}
+
+#[tokio::test]
+async fn it_says_what_to_try_and_ctrl_c_leaves_nothing_running() {
+    let lab = Lab::prepare(|_| ()).await;
+    let mut child = up(&lab, offset());
+    let text = until_ready(&mut child).await;
+    for words in ["ready in", "gatehouse apply examples/hello.yaml", "curl -i", "gatehouse token", "access.log"] {
+        assert!(text.contains(words), "{text}");
+    }
+    assert!(!left_behind(&lab).await.is_empty(), "the search finds what runs");
+    let id = child.id().expect("it runs").to_string();
+    Command::new("kill").args(["-INT", &id]).status().await.expect("kill");
+    let (good, errors) = end(child).await;
+    assert!(good && errors.contains("stopped; the state is kept"), "{errors}");
+    assert_eq!(left_behind(&lab).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_before_anything_starts() {
+    let lab = Lab::prepare(|_| ()).await;
+    let offset = offset();
+    let _taken = TcpListener::bind(("127.0.0.1", 10_000 + offset)).expect("the port");
+    let (good, errors) = end(up(&lab, offset)).await;
+    let expected = format!("error: Envoy's http listener: port {} is taken by another process", 10_000 + offset);
+    assert!(!good && errors.contains(&expected), "{errors}");
+    assert_eq!(left_behind(&lab).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn when_envoy_dies_it_says_so_and_ends() {
+    let lab = Lab::prepare(|_| ()).await;
+    let mut child = up(&lab, offset());
+    until_ready(&mut child).await;
+    let envoy = eventually("Envoy runs", || async {
+        let line = left_behind(&lab).await.into_iter().find(|line| line.contains("--config-path"))?;
+        line.split_whitespace().next().map(str::to_owned)
+    })
+    .await;
+    Command::new("kill").args(["-KILL", &envoy]).status().await.expect("kill");
+    let (good, errors) = end(child).await;
+    assert!(!good && errors.contains("Envoy ended by itself (signal: 9 (SIGKILL))"), "{errors}");
+    assert_eq!(left_behind(&lab).await, Vec::<String>::new());
+}

@@ -1,0 +1,286 @@
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use lab::{Layout, Ports, Stack, stack};
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::{process::Command, sync::OnceCell};
+
+use crate::{Answer, Service, Token};
+
+/// A running edge. Its processes end when it is dropped.
+pub struct Lab {
+    /// The processes; tests stop and start them.
+    pub stack: Stack,
+    folder: tempfile::TempDir,
+    client: Client,
+}
+
+/// Long enough for a debug build on a machine that does other things; never a measure of anything.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+static PREPARED: OnceCell<(PathBuf, Option<PathBuf>)> = OnceCell::const_new();
+
+/// Where cargo puts our binaries: above the `deps` of a test, or beside a bench.
+fn bin_dir() -> PathBuf {
+    let own = std::env::current_exe().expect("a test has a path");
+    let folder = own.parent().expect("a file is in a folder");
+    if folder.ends_with("deps") { folder.parent().expect("deps is in a folder").to_owned() } else { folder.to_owned() }
+}
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the project").to_owned()
+}
+
+async fn prepared() -> (PathBuf, Option<PathBuf>) {
+    let prepare = || async {
+        let wasm = bin_dir().join("../wasm32-wasip1/wasm");
+        let tools = project().join(".gatehouse/tools");
+        stack::prepare(&tools, &wasm, |_| ()).await.expect("Envoy and the modules are there")
+    };
+    PREPARED.get_or_init(prepare).await.clone()
+}
+
+/// Waits until `condition` gives something; panics with `what` when it does not.
+#[track_caller]
+pub fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> impl Future<Output = T>
+where
+    F: Future<Output = Option<T>>,
+{
+    async move {
+        let end = tokio::time::Instant::now() + DEADLINE;
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            assert!(tokio::time::Instant::now() < end, "not within {} s: {what}", DEADLINE.as_secs());
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+impl Lab {
+    /// Everything running and ready.
+    pub async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// Everything running and ready, after `change` of the layout.
+    pub async fn with(change: impl FnOnce(&mut Layout)) -> Self {
+        let mut lab = Self::prepare(change).await;
+        lab.stack.start(|_| ()).await.unwrap_or_else(|error| panic!("{error}"));
+        lab
+    }
+
+    /// Nothing running yet.
+    pub async fn prepare(change: impl FnOnce(&mut Layout)) -> Self {
+        let (envoy, access_log_module) = prepared().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut layout = Layout {
+            bin_dir: bin_dir(),
+            data_dir: folder.path().to_owned(),
+            envoy,
+            access_log_module,
+            templates: None,
+            ports: Ports::free().expect("free ports"),
+            concurrency: 1,
+            control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],
+        };
+        change(&mut layout);
+        let stack = Stack::new(layout).unwrap_or_else(|error| panic!("{error}"));
+        // Connections to Envoy are not kept: a listener that drains would break them in the middle of a test.
+        let client = Client::builder().pool_max_idle_per_host(0).timeout(DEADLINE).build().expect("a client");
+        Self { stack, folder, client }
+    }
+
+    /// Drains and stops everything.
+    pub async fn stop(self) {
+        self.stack.stop().await;
+    }
+
+    /// Where this lab keeps everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A service in front of this lab's upstream.
+    pub fn service(&self, name: &str) -> Service {
+        Service::new(name, self.stack.layout.ports.upstream)
+    }
+
+    /// A request through Envoy.
+    pub fn request(&self, method: Method, host: &str, path: &str) -> RequestBuilder {
+        let url = format!("http://127.0.0.1:{}{path}", self.stack.layout.ports.http);
+        self.client.request(method, url).header("host", host)
+    }
+
+    /// Sends, and reads the answer; `None` when there is none.
+    pub async fn send(&self, request: RequestBuilder) -> Option<Answer> {
+        Some(Answer::read(request.send().await.ok()?).await)
+    }
+
+    /// A GET through Envoy, with a token where one is given.
+    pub async fn get(&self, host: &str, path: &str, token: Option<&str>) -> Answer {
+        let mut request = self.request(Method::GET, host, path);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        self.send(request).await.expect("Envoy answers")
+    }
+
+    /// A GET over TLS that trusts the lab's CA; `None` when the handshake fails.
+    pub async fn get_https(&self, host: &str, path: &str) -> Option<Answer> {
+        let ca = std::fs::read(self.folder().join("dev-ca/ca.pem")).expect("the lab has a CA");
+        let address = SocketAddr::from(([127, 0, 0, 1], self.stack.layout.ports.https));
+        let client = Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).expect("a certificate")])
+            .resolve(host, address)
+            .build()
+            .expect("a client");
+        let url = format!("https://{host}:{}{path}", address.port());
+        Some(Answer::read(client.get(url).send().await.ok()?).await)
+    }
+
+    /// A token of the lab's issuer.
+    pub async fn token(&self, token: &Token) -> String {
+        let expires = format!("--expires-in={}", token.expires_in);
+        let args = [
+            "token", "--audience", &token.audience, "--scope", &token.scope, "--subject", &token.subject,
+            "--algorithm", token.algorithm, &expires,
+        ];
+        let output = self.gatehouse(&args).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// A good token for a service.
+    pub async fn good_token(&self, service: &Service) -> String {
+        self.token(&Token::for_service(service.name())).await
+    }
+
+    /// Runs the client as a user would.
+    pub async fn gatehouse(&self, args: &[&str]) -> Output {
+        Command::new(self.stack.layout.bin_dir.join("gatehouse"))
+            .args(args)
+            .env("GATEHOUSE_BROKER", self.stack.control_plane_url())
+            .env("GATEHOUSE_DATA_DIR", self.folder())
+            .output()
+            .await
+            .expect("the client runs")
+    }
+
+    fn broker(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.stack.control_plane_url()))
+            .basic_auth("dev", Some("dev"))
+            .header("x-broker-api-version", "2.17")
+    }
+
+    /// OSB PUT; the status and the body.
+    pub async fn provision(&self, service: &Service) -> Answer {
+        let body = json!({
+            "service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01",
+            "plan_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e11",
+            "organization_guid": "o",
+            "space_guid": "s",
+            "parameters": service.parameters,
+        });
+        let path = format!("/v2/service_instances/{}?accepts_incomplete=true", service.id());
+        self.send(self.broker(Method::PUT, &path).json(&body)).await.expect("the broker answers")
+    }
+
+    /// OSB PATCH.
+    pub async fn update(&self, service: &Service) -> Answer {
+        let body = json!({"service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01", "parameters": service.parameters});
+        let path = format!("/v2/service_instances/{}?accepts_incomplete=true", service.id());
+        self.send(self.broker(Method::PATCH, &path).json(&body)).await.expect("the broker answers")
+    }
+
+    /// OSB DELETE.
+    pub async fn deprovision(&self, service: &Service) -> Answer {
+        let path = format!(
+            "/v2/service_instances/{}?accepts_incomplete=true&service_id=7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01&plan_id=7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e11",
+            service.id()
+        );
+        self.send(self.broker(Method::DELETE, &path)).await.expect("the broker answers")
+    }
+
+    /// OSB last_operation; `None` when the broker is away.
+    pub async fn last_operation(&self, service: &Service) -> Option<Answer> {
+        self.send(self.broker(Method::GET, &format!("/v2/service_instances/{}/last_operation", service.id()))).await
+    }
+
+    /// Waits for the end of the operation under way: its state and description; `gone` after a deletion.
+    pub async fn ended(&self, service: &Service) -> (String, String) {
+        eventually(&format!("the end of the operation of {}", service.name()), || async {
+            let answer = self.last_operation(service).await?;
+            if answer.status == 410 {
+                return Some(("gone".into(), String::new()));
+            }
+            let body = answer.json();
+            let state = body["state"].as_str()?.to_owned();
+            (state != "in progress").then(|| (state, body["description"].as_str().unwrap_or_default().to_owned()))
+        })
+        .await
+    }
+
+    /// Provisions and waits until it is live.
+    pub async fn live(&self, service: &Service) {
+        let answer = self.provision(service).await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        assert_eq!(self.ended(service).await.0, "succeeded");
+    }
+
+    /// Updates and waits until it is live.
+    pub async fn change(&self, service: &Service) {
+        let answer = self.update(service).await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        let (state, description) = self.ended(service).await;
+        assert_eq!(state, "succeeded", "{description}");
+    }
+
+    /// The operators' view.
+    pub async fn status(&self) -> Value {
+        self.send(self.broker(Method::GET, "/api/status")).await.expect("the control plane answers").json()
+    }
+
+    /// A text from Envoy's admin interface.
+    pub async fn envoy_admin(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.stack.admin_url());
+        Answer::read(self.client.get(url).send().await.expect("Envoy's admin answers")).await.body
+    }
+
+    /// One of Envoy's counters; 0 when it was never used.
+    pub async fn envoy_stat(&self, name: &str) -> u64 {
+        let text = self.envoy_admin(&format!("/stats?filter=^{}$", name.replace('.', "\\."))).await;
+        text.lines().find_map(|line| line.rsplit_once(": ")?.1.parse().ok()).unwrap_or(0)
+    }
+
+    /// One of our own metrics, with its labels: `gatehouse_ads_nacks_total{kind="virtual_hosts"}`.
+    pub async fn control_plane_metric(&self, name: &str) -> u64 {
+        let url = format!("{}/metrics", self.stack.control_plane_url());
+        let text = Answer::read(self.client.get(url).send().await.expect("metrics")).await.body;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// The access log's records so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.stack.layout.access_log()).unwrap_or_default();
+        // The last line may be half written.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The record of one request, once it is there.
+    pub async fn logged(&self, path: &str) -> Value {
+        eventually(&format!("a record of {path}"), || async {
+            self.access_log().into_iter().find(|record| record["path"] == path)
+        })
+        .await
+    }
+}

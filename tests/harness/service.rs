@@ -1,0 +1,53 @@
+use serde_json::{Value, json};
+
+/// A service file that works, to be changed by a test.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The parameters, as the broker takes them.
+    pub parameters: Value,
+}
+
+impl Service {
+    /// `name.example.test`, readable with the scope `read:<name>`, in front of the lab's upstream.
+    pub fn new(name: &str, upstream_port: u16) -> Self {
+        let parameters = json!({
+            "service": name,
+            "hosts": [format!("{name}.example.test")],
+            "routes": [{"path": "/", "upstream": {"urls": [format!("http://127.0.0.1:{upstream_port}")]}}],
+            "auth": {
+                "any": [{"jwt": {"issuer": "https://id.example.test/", "audiences": [name], "algorithms": ["ES256", "RS256"]}}],
+                "anonymous": ["/healthz"]
+            },
+            "authz": {"rules": [{"allow": {"methods": ["GET"], "paths": ["/"], "scopes": [format!("read:{name}")]}}]},
+        });
+        Self { parameters }
+    }
+
+    /// Changes one field, by JSON pointer.
+    #[must_use]
+    pub fn with(mut self, pointer: &str, value: Value) -> Self {
+        match self.parameters.pointer_mut(pointer) {
+            Some(place) => *place = value,
+            None => {
+                let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+                self.parameters.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"))[key] = value;
+            }
+        }
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.parameters["service"].as_str().unwrap_or_default()
+    }
+
+    /// Its first host.
+    pub fn host(&self) -> &str {
+        self.parameters["hosts"][0].as_str().unwrap_or_default()
+    }
+
+    /// The instance id that tests give it.
+    pub fn id(&self) -> String {
+        format!("id-{}", self.name())
+    }
+}

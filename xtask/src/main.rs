@@ -1,0 +1,43 @@
+//! The commands of the house. Each sets up what it needs, so that a fresh clone is enough.
+
+mod bench;
+mod build;
+mod descriptors;
+mod lint;
+mod shell;
+mod test;
+mod up;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+  up [OPTIONS]           build in release, fetch Envoy, and run everything on this machine
+  test [NAME]            everything that CI runs; with a name, the tests whose name contains it
+  bench onboard [--json] from the broker request to the first 200 through Envoy
+  lint                   rustfmt, clippy, the tidy tests, cargo-deny
+  descriptors            make crates/api/envoy.binpb anew from the pinned protos
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["up", options @ ..] => up::run(options),
+        ["test"] => test::run(None),
+        ["test", name] => test::run(Some(name)),
+        ["bench", "onboard"] => bench::onboard(false),
+        ["bench", "onboard", "--json"] => bench::onboard(true),
+        ["lint"] => lint::run(),
+        ["descriptors"] => descriptors::run(),
+        _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

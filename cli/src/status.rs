@@ -43,10 +43,12 @@ fn table(status: &Value) -> String {
     lines.extend(services.map(service));
     lines.push(style("nodes").bold().to_string());
     lines.extend(items(&status["nodes"]).flat_map(node));
-    if let Some(fault) = status["templates"]["fault"].as_str() {
+    let faults: Vec<_> =
+        ["fault", "held"].into_iter().filter_map(|kind| status["templates"][kind].as_str()).collect();
+    if !faults.is_empty() {
         lines.push(style("templates").bold().to_string());
-        lines.push(format!("  {} {fault}", style("refused").red()));
     }
+    lines.extend(faults.into_iter().map(|fault| format!("  {} {fault}", style("refused").red())));
     let mut refused = items(&status["refused"]).peekable();
     if refused.peek().is_some() {
         lines.push(style("refused by the gate").bold().to_string());

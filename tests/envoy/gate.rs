@@ -35,7 +35,12 @@ async fn a_template_with_an_unknown_field_is_refused_and_envoy_keeps_what_it_has
         lab.status().await["templates"]["fault"].as_str().map(str::to_owned)
     })
     .await;
-    for words in ["listeners.yaml, rendered line", "`normalise_path: true`", "typed_config", "unrecognized field name 'normalise_path'"] {
+    for words in [
+        "listeners.yaml, rendered line",
+        "`normalise_path: true`",
+        "typed_config",
+        "unrecognized field name 'normalise_path'",
+    ] {
         assert!(fault.contains(words), "{fault}");
     }
     let output = lab.gatehouse(&["status"]).await;
@@ -47,7 +52,10 @@ async fn a_template_with_an_unknown_field_is_refused_and_envoy_keeps_what_it_has
     let other = lab.service("other");
     lab.live(&other).await;
     fs::write(folder.join("listeners.yaml"), LISTENERS).unwrap();
-    eventually("the mended template is taken", || async { lab.status().await["templates"]["fault"].is_null().then_some(()) }).await;
+    eventually("the mended template is taken", || async {
+        lab.status().await["templates"]["fault"].is_null().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -57,7 +65,8 @@ async fn a_service_that_fails_the_gate_is_refused_alone_and_its_owner_is_told() 
     lab.live(&good).await;
     lab.live(&bad).await;
     // Only the service `bad` renders the field.
-    let template = VIRTUAL_HOSTS.replace("  routes:\n", "{% if service.name == 'bad' %}  no_such_field: 1\n{% endif %}  routes:\n");
+    let template = VIRTUAL_HOSTS
+        .replace("  routes:\n", "{% if service.name == 'bad' %}  no_such_field: 1\n{% endif %}  routes:\n");
     assert_ne!(template, VIRTUAL_HOSTS);
     fs::write(folder.join("virtual_hosts.yaml"), template).unwrap();
     eventually("the refusal is told", || async {
@@ -73,7 +82,10 @@ async fn a_service_that_fails_the_gate_is_refused_alone_and_its_owner_is_told() 
     assert_eq!(answer.status, 202);
     let (state, description) = lab.ended(&bad).await;
     assert_eq!(state, "failed");
-    assert!(description.contains("virtual_hosts.yaml") && description.contains("no_such_field"), "{description}");
+    assert!(
+        description.contains("virtual_hosts.yaml") && description.contains("no_such_field"),
+        "{description}"
+    );
     lab.change(&good.clone().with("/routes/0/timeout", json!("7s"))).await;
     let token = lab.good_token(&bad).await;
     assert_eq!(lab.get(bad.host(), "/", Some(&token)).await.status, 200, "its last good version stays");
@@ -92,4 +104,47 @@ async fn a_control_plane_that_would_lose_a_service_at_its_start_serves_nothing_n
     let waited = tokio::time::timeout(std::time::Duration::from_secs(3), start).await;
     assert!(waited.is_err(), "it must not be ready");
     assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_name_that_two_services_would_share_is_refused_and_both_go_on() {
+    let (lab, folder) = lab_with_templates().await;
+    let (one, two) = (lab.service("one"), lab.service("two"));
+    lab.live(&one).await;
+    lab.live(&two).await;
+    let shared = "{#\nkind: clusters\nfor_each: service\n#}\nresources:\n- {name: shared, connect_timeout: 1s, type: STATIC}\n";
+    fs::write(folder.join("own.yaml"), shared).unwrap();
+    eventually("the refusal is told", || async {
+        let refused = lab.status().await["refused"].clone();
+        refused[0]["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("clusters shared: the name is taken"))
+            .then_some(())
+    })
+    .await;
+    for service in [&one, &two] {
+        assert_eq!(lab.get(service.host(), "/healthz", None).await.status, 200, "{}", service.name());
+    }
+    fs::remove_file(folder.join("own.yaml")).unwrap();
+    eventually("all is well", || async { (lab.status().await["refused"] == json!([])).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_dies_with_a_refused_change_comes_back_with_the_proven_one() {
+    let (mut lab, folder) = lab_with_templates().await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    // Refused from the second revision on, and then the process dies before anything is rolled back.
+    let template = VIRTUAL_HOSTS
+        .replace("  routes:\n", "{% if service.rev > 1 %}  no_such_field: 1\n{% endif %}  routes:\n");
+    lab.stack.control_plane.take().expect("it runs").kill().await;
+    fs::write(folder.join("virtual_hosts.yaml"), template).unwrap();
+    lab.stack.start_control_plane().await.expect("revision 1 still renders");
+    assert_eq!(lab.update(&hello.clone().with("/routes/0/timeout", json!("7s"))).await.status, 202);
+    lab.stack.control_plane.take().expect("it runs").kill().await;
+    lab.stack.start_control_plane().await.expect("the proven revision is served");
+    let (state, description) = lab.ended(&hello).await;
+    assert_eq!(state, "failed", "{description}");
+    assert!(description.contains("no_such_field"), "{description}");
+    assert_eq!(lab.get(hello.host(), "/healthz", None).await.status, 200);
 }

@@ -58,7 +58,8 @@ async fn a_listener_that_envoy_refuses_is_shown_in_the_status_for_as_long_as_it_
     lab.live(&hello).await;
     let listeners = include_str!("../../control-plane/templates/defaults/listeners.yaml");
     // Valid to every schema; Envoy wants both kinds of resumption off.
-    let broken = listeners.replace("disable_stateful_session_resumption: true", "disable_stateful_session_resumption: false");
+    let broken = listeners
+        .replace("disable_stateful_session_resumption: true", "disable_stateful_session_resumption: false");
     assert_ne!(broken, listeners);
     fs::write(folder.join("listeners.yaml"), broken).unwrap();
     let shown = eventually("the status shows the refusal", || async {

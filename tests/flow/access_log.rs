@@ -60,6 +60,7 @@ async fn every_request_has_one_record_also_the_refused_ones() {
     assert_eq!(lab.logged("/r/403").await["authz_effect"], "deny");
     assert_eq!(lab.logged("/r/404").await["service"], "-");
     let records = lab.access_log();
-    let paths: std::collections::BTreeSet<_> = records.iter().filter_map(|record| record["path"].as_str()).collect();
+    let paths: std::collections::BTreeSet<_> =
+        records.iter().filter_map(|record| record["path"].as_str()).collect();
     assert_eq!((records.len(), paths.len()), (5, 5), "{records:?}");
 }

@@ -32,7 +32,11 @@ async fn apply_status_and_delete_tell_what_they_do() {
         assert!(text.contains(step), "no {step:?} in {text}");
     }
     let (_, token) = run(&lab, &["token"]).await;
-    assert_eq!(lab.get("hello.example.test", "/", Some(token.trim())).await.status, 200, "as `up` tells to try");
+    assert_eq!(
+        lab.get("hello.example.test", "/", Some(token.trim())).await.status,
+        200,
+        "as `up` tells to try"
+    );
 
     let (good, text) = run(&lab, &["apply", file]).await;
     assert!(good && text.contains("nothing to change"), "{text}");
@@ -52,7 +56,10 @@ async fn a_bad_file_is_told_with_its_fields_and_nothing_is_sent() {
     let file = lab.folder().join("bad.yaml");
     fs::write(&file, "service: Bad\nhosts: []\nroutes: []\nauth: {}\nauthz: {}\n").unwrap();
     let (good, text) = run(&lab, &["apply", file.to_str().unwrap()]).await;
-    assert!(!good && text.contains("service:") && text.contains("hosts:") && text.contains("routes:"), "{text}");
+    assert!(
+        !good && text.contains("service:") && text.contains("hosts:") && text.contains("routes:"),
+        "{text}"
+    );
     fs::write(&file, "service: a\nservice: b\n").unwrap();
     let (good, text) = run(&lab, &["apply", file.to_str().unwrap()]).await;
     assert!(!good && text.contains("duplicate entry with key \"service\""), "{text}");

@@ -108,8 +108,19 @@ async fn what_a_client_says_about_itself_never_reaches_the_upstream() {
     let (lab, hello) = lab_with_hello().await;
     let token = lab.good_token(&hello).await;
     let spoofed = [
-        "x-gatehouse-subject", "X-Gatehouse-Subject", "x-gatehouse-admin", "x-gatehouse-method", "x-original-url",
-        "x-forwarded-uri", "x-envoy-original-path",
+        "x-gatehouse-subject",
+        "X-Gatehouse-Subject",
+        "x-gatehouse-admin",
+        "x-gatehouse-method",
+        "x-original-url",
+        "x-forwarded-uri",
+        "x-envoy-original-path",
+        "x-forwarded-host",
+        "x-http-method-override",
+        "x-original-method",
+        "x-real-ip",
+        "forwarded",
+        "client-cert",
     ];
     for (path, token) in [("/", Some(&token)), ("/healthz", None)] {
         let mut request = lab.request(Method::GET, hello.host(), path);
@@ -153,5 +164,21 @@ async fn shadow_mode_lets_pass_and_says_so_in_the_log() {
     let powerless = lab.token(&Token { scope: "other".into(), ..Token::for_service("hello") }).await;
     assert_eq!(lab.get(shadow.host(), "/shadowed", Some(&powerless)).await.status, 200);
     let record = lab.logged("/shadowed").await;
-    assert_eq!((record["authz_effect"].as_str(), record["authz_mode"].as_str()), (Some("deny"), Some("shadow")));
+    assert_eq!(
+        (record["authz_effect"].as_str(), record["authz_mode"].as_str()),
+        (Some("deny"), Some("shadow"))
+    );
+}
+
+#[tokio::test]
+async fn a_method_that_nobody_knows_reaches_no_upstream() {
+    let (lab, hello) = lab_with_hello().await;
+    let anything = hello.with("/authz", json!({"default": "allow"}));
+    lab.change(&anything).await;
+    let token = lab.good_token(&anything).await;
+    for (method, status) in [("TRACE", 403), ("PROPFIND", 403), ("OPTIONS", 200), ("DELETE", 200)] {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let request = lab.request(method.clone(), anything.host(), "/").bearer_auth(&token);
+        assert_eq!(lab.send(request).await.expect("an answer").status, status, "{method}");
+    }
 }

@@ -37,17 +37,27 @@ async fn one_service_more_or_less_changes_no_listener_and_sends_nothing_of_other
     let lab = Lab::start().await;
     let (one, two) = (lab.service("one"), lab.service("two"));
     lab.live(&one).await;
-    let counters = ["listener_manager.lds.update_success", "listener_manager.listener_modified", "listener_manager.listener_added"];
+    let counters = [
+        "listener_manager.lds.update_success",
+        "listener_manager.listener_modified",
+        "listener_manager.listener_added",
+    ];
     let mut before = Vec::new();
     for counter in counters {
         before.push(lab.envoy_stat(counter).await);
     }
     let sent = |kind: &str| format!("gatehouse_ads_resources_sent_total{{kind=\"{kind}\"}}");
-    let (hosts, clusters) =
-        (lab.control_plane_metric(&sent("virtual_hosts")).await, lab.control_plane_metric(&sent("clusters")).await);
+    let (hosts, clusters) = (
+        lab.control_plane_metric(&sent("virtual_hosts")).await,
+        lab.control_plane_metric(&sent("clusters")).await,
+    );
 
     lab.live(&two).await;
-    assert_eq!(lab.control_plane_metric(&sent("virtual_hosts")).await, hosts + 1, "only its own virtual host");
+    assert_eq!(
+        lab.control_plane_metric(&sent("virtual_hosts")).await,
+        hosts + 1,
+        "only its own virtual host"
+    );
     assert_eq!(lab.control_plane_metric(&sent("clusters")).await, clusters + 1, "only its own cluster");
     lab.deprovision(&two).await;
     assert_eq!(lab.ended(&two).await.0, "gone");
@@ -81,7 +91,10 @@ async fn https_is_served_with_a_certificate_for_the_name_that_is_asked_for() {
     lab.live(&hello).await;
     let answer = lab.get_https(hello.host(), "/healthz").await.expect("a handshake");
     assert_eq!(answer.status, 200);
-    assert!(lab.get_https("other.example.test", "/healthz").await.is_none(), "no certificate for a name nobody owns");
+    assert!(
+        lab.get_https("other.example.test", "/healthz").await.is_none(),
+        "no certificate for a name nobody owns"
+    );
 }
 
 #[tokio::test]
@@ -101,7 +114,48 @@ async fn routes_go_where_their_path_says_the_most_specific_first() {
     );
     lab.live(&hello).await;
     drop(second);
-    for (path, status) in [("/", 200), ("/otherwise", 200), ("/other/but/not/this", 200), ("/other", 503), ("/other/x", 503)] {
+    for (path, status) in
+        [("/", 200), ("/otherwise", 200), ("/other/but/not/this", 200), ("/other", 503), ("/other/x", 503)]
+    {
         assert_eq!(lab.get(hello.host(), path, None).await.status, status, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_refused_change_leaves_everything_as_it_was_and_can_be_tried_again() {
+    let lab = Lab::start().await;
+    let (one, two) = (lab.service("one"), lab.service("two"));
+    lab.live(&one).await;
+    lab.live(&two).await;
+    // Wants a host that is not to be had.
+    let greedy = one.clone().with("/hosts", json!(["new.example.test", two.host()]));
+    assert_eq!(lab.update(&greedy).await.status, 202);
+    assert_eq!(lab.ended(&one).await.0, "failed");
+    assert_eq!(lab.get(one.host(), "/healthz", None).await.status, 200);
+    assert_eq!(lab.get_https(one.host(), "/healthz").await.expect("its certificate stays").status, 200);
+    assert_eq!(lab.provision(&one).await.status, 200, "what is live is what it is said to be");
+    assert_eq!(
+        lab.provision(&greedy.clone().with("/service", json!("one"))).await.status,
+        409,
+        "a change is a change"
+    );
+    // The host that was claimed on the way is free again.
+    lab.live(&lab.service("three").with("/hosts", json!(["new.example.test"]))).await;
+}
+
+#[tokio::test]
+async fn a_service_may_change_its_host() {
+    let lab = Lab::start().await;
+    let one = lab.service("one");
+    lab.live(&one).await;
+    let moved = one.clone().with("/hosts", json!(["moved.example.test"]));
+    lab.change(&moved).await;
+    assert_eq!(
+        lab.get_https("moved.example.test", "/healthz").await.expect("a certificate for it").status,
+        200
+    );
+    assert_eq!(lab.get(one.host(), "/healthz", None).await.status, 404);
+    let zone = std::fs::read_to_string(lab.folder().join("zone")).expect("the zone");
+    assert_eq!(zone, "moved.example.test. 60 IN A 127.0.0.1 ; id-one\n");
+    lab.live(&lab.service("heir").with("/hosts", json!([one.host()]))).await;
 }

@@ -83,7 +83,10 @@ async fn routes_are_there_again_after_everything_was_stopped() {
     lab.live(&hello).await;
     let token = lab.good_token(&hello).await;
     let layout = lab.stack.layout.clone();
-    let stopped = std::mem::replace(&mut lab.stack, lab::Stack::new(lab::Layout { ports: lab::Ports::free().unwrap(), ..layout.clone() }).unwrap());
+    let stopped = std::mem::replace(
+        &mut lab.stack,
+        lab::Stack::new(lab::Layout { ports: lab::Ports::free().unwrap(), ..layout.clone() }).unwrap(),
+    );
     stopped.stop().await;
     lab.stack.layout.ports = layout.ports;
     // The upstream's port is part of the service.

@@ -73,7 +73,9 @@ async fn it_says_what_to_try_and_ctrl_c_leaves_nothing_running() {
     let lab = Lab::prepare(|_| ()).await;
     let mut child = up(&lab, offset());
     let text = until_ready(&mut child).await;
-    for words in ["ready in", "gatehouse apply examples/hello.yaml", "curl -i", "gatehouse token", "access.log"] {
+    for words in
+        ["ready in", "gatehouse apply examples/hello.yaml", "curl -i", "gatehouse token", "access.log"]
+    {
         assert!(text.contains(words), "{text}");
     }
     assert!(!left_behind(&lab).await.is_empty(), "the search finds what runs");
@@ -90,7 +92,8 @@ async fn a_taken_port_is_told_before_anything_starts() {
     let offset = offset();
     let _taken = TcpListener::bind(("127.0.0.1", 10_000 + offset)).expect("the port");
     let (good, errors) = end(up(&lab, offset)).await;
-    let expected = format!("error: Envoy's http listener: port {} is taken by another process", 10_000 + offset);
+    let expected =
+        format!("error: Envoy's http listener: port {} is taken by another process", 10_000 + offset);
     assert!(!good && errors.contains(&expected), "{errors}");
     assert_eq!(left_behind(&lab).await, Vec::<String>::new());
 }

@@ -1,3 +1,5 @@
+//! What tests send and read.
+
 use std::collections::BTreeMap;
 
 use reqwest::{Response, StatusCode};
@@ -17,8 +19,10 @@ pub struct Answer {
 impl Answer {
     pub(crate) async fn read(response: Response) -> Self {
         let status = response.status().as_u16();
-        let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let text =
+            |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers =
+            response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         Self { status, headers, body: response.text().await.unwrap_or_default() }
     }
 
@@ -35,7 +39,12 @@ impl Answer {
     /// What the lab's upstream saw of a header: all its values.
     pub fn upstream_saw(&self, header: &str) -> Vec<String> {
         let values = self.json()["headers"][header].clone();
-        values.as_array().into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+        values
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|value| value.as_str().map(str::to_owned))
+            .collect()
     }
 }
 

@@ -1,3 +1,5 @@
+//! A running edge, and what a test asks of it.
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -31,7 +33,11 @@ static PREPARED: OnceCell<(PathBuf, Option<PathBuf>)> = OnceCell::const_new();
 fn bin_dir() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a path");
     let folder = own.parent().expect("a file is in a folder");
-    if folder.ends_with("deps") { folder.parent().expect("deps is in a folder").to_owned() } else { folder.to_owned() }
+    if folder.ends_with("deps") {
+        folder.parent().expect("deps is in a folder").to_owned()
+    } else {
+        folder.to_owned()
+    }
 }
 
 fn project() -> PathBuf {
@@ -151,8 +157,16 @@ impl Lab {
     pub async fn token(&self, token: &Token) -> String {
         let expires = format!("--expires-in={}", token.expires_in);
         let args = [
-            "token", "--audience", &token.audience, "--scope", &token.scope, "--subject", &token.subject,
-            "--algorithm", token.algorithm, &expires,
+            "token",
+            "--audience",
+            &token.audience,
+            "--scope",
+            &token.scope,
+            "--subject",
+            &token.subject,
+            "--algorithm",
+            token.algorithm,
+            &expires,
         ];
         let output = self.gatehouse(&args).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -197,7 +211,8 @@ impl Lab {
 
     /// OSB PATCH.
     pub async fn update(&self, service: &Service) -> Answer {
-        let body = json!({"service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01", "parameters": service.parameters});
+        let body =
+            json!({"service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01", "parameters": service.parameters});
         let path = format!("/v2/service_instances/{}?accepts_incomplete=true", service.id());
         self.send(self.broker(Method::PATCH, &path).json(&body)).await.expect("the broker answers")
     }
@@ -213,7 +228,8 @@ impl Lab {
 
     /// OSB last_operation; `None` when the broker is away.
     pub async fn last_operation(&self, service: &Service) -> Option<Answer> {
-        self.send(self.broker(Method::GET, &format!("/v2/service_instances/{}/last_operation", service.id()))).await
+        self.send(self.broker(Method::GET, &format!("/v2/service_instances/{}/last_operation", service.id())))
+            .await
     }
 
     /// Waits for the end of the operation under way: its state and description; `gone` after a deletion.
@@ -225,7 +241,8 @@ impl Lab {
             }
             let body = answer.json();
             let state = body["state"].as_str()?.to_owned();
-            (state != "in progress").then(|| (state, body["description"].as_str().unwrap_or_default().to_owned()))
+            (state != "in progress")
+                .then(|| (state, body["description"].as_str().unwrap_or_default().to_owned()))
         })
         .await
     }

@@ -1,3 +1,5 @@
+//! Service files for tests.
+
 use serde_json::{Value, json};
 
 /// A service file that works, to be changed by a test.

@@ -1,2 +1,35 @@
-//! fn main
-fn main() {}
+//! What a reader relies on and no compiler checks: the map is true, files are where they say, and the words that
+//! promise something are kept.
+
+mod files;
+mod imports;
+mod words;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The root of the project.
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the project").to_owned()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(project().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every file that belongs to the project.
+fn tracked() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(project())
+        .output()
+        .expect("git runs");
+    assert!(output.status.success(), "the project is a git checkout");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|path| project().join(path).is_file())
+        .map(str::to_owned)
+        .collect()
+}

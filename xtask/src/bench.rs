@@ -1,3 +1,5 @@
+//! `bench`: figures from a release build.
+
 use std::process::Command;
 
 use crate::{

@@ -34,12 +34,22 @@ pub(crate) fn everything(profile: Profile) -> anyhow::Result<PathBuf> {
 pub(crate) fn wasm() -> anyhow::Result<()> {
     add_target()?;
     say("building the Wasm modules");
-    run(cargo().args(["build", "--package", "access-log-filter", "--target", WASM_TARGET, "--profile", "wasm"]))
+    run(cargo().args([
+        "build",
+        "--package",
+        "access-log-filter",
+        "--target",
+        WASM_TARGET,
+        "--profile",
+        "wasm",
+    ]))
 }
 
 /// `rustup target add`, where it is not there; without rustup the toolchain must have it.
 pub(crate) fn add_target() -> anyhow::Result<()> {
-    let Ok(installed) = output(Command::new("rustup").current_dir(root()).args(["target", "list", "--installed"])) else {
+    let Ok(installed) =
+        output(Command::new("rustup").current_dir(root()).args(["target", "list", "--installed"]))
+    else {
         return Ok(());
     };
     if installed.lines().any(|target| target == WASM_TARGET) {

@@ -31,7 +31,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let tools = root().join(".gatehouse/tools/grpcio-tools");
     if !tools.exists() {
         say("fetching protoc");
-        shell::run(Command::new("python3").args(["-m", "pip", "install", "--quiet", GRPCIO_TOOLS, "--target"]).arg(&tools))?;
+        shell::run(
+            Command::new("python3")
+                .args(["-m", "pip", "install", "--quiet", GRPCIO_TOOLS, "--target"])
+                .arg(&tools),
+        )?;
     }
     let protos = protos()?;
     let mut files = BTreeSet::new();
@@ -41,7 +45,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let into = root().join("crates/api/envoy.binpb");
     let mut protoc = Command::new("python3");
-    protoc.args(["-m", "grpc_tools.protoc", "--include_imports"]).env("PYTHONPATH", &tools).current_dir(&protos);
+    protoc
+        .args(["-m", "grpc_tools.protoc", "--include_imports"])
+        .env("PYTHONPATH", &tools)
+        .current_dir(&protos);
     protoc.arg(format!("--descriptor_set_out={}", into.display()));
     protoc.args(INCLUDES.iter().flat_map(|folder| ["-I", folder])).args(&files);
     output(&mut protoc)?;

@@ -1,3 +1,5 @@
+//! `lint`: what needs no run.
+
 use std::{path::PathBuf, process::Command};
 
 use crate::{
@@ -24,7 +26,16 @@ pub(crate) fn style() -> anyhow::Result<()> {
     shell::run(cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"]))?;
     build::add_target()?;
     shell::run(cargo().args([
-        "clippy", "--package", "access-log-filter", "--target", "wasm32-wasip1", "--profile", "wasm", "--", "--deny", "warnings",
+        "clippy",
+        "--package",
+        "access-log-filter",
+        "--target",
+        "wasm32-wasip1",
+        "--profile",
+        "wasm",
+        "--",
+        "--deny",
+        "warnings",
     ]))
 }
 
@@ -34,7 +45,11 @@ fn deny() -> anyhow::Result<PathBuf> {
     let program = tools.join("bin/cargo-deny");
     if !program.exists() {
         say("installing cargo-deny (once, a few minutes)");
-        shell::run(cargo().args(["install", "--locked", "--version", DENY_VERSION, "cargo-deny", "--root"]).arg(&tools))?;
+        shell::run(
+            cargo()
+                .args(["install", "--locked", "--version", DENY_VERSION, "cargo-deny", "--root"])
+                .arg(&tools),
+        )?;
     }
     Ok(program)
 }

@@ -31,13 +31,19 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 /// Runs it quietly, and gives what it printed.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
-    ensure!(output.status.success(), "{} failed:\n{}", shown(command), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{} failed:\n{}",
+        shown(command),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn shown(command: &Command) -> String {
     let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned());
-    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let program =
+        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")
 }
 

@@ -1,3 +1,5 @@
+//! `up`: build in release, then run.
+
 use std::{os::unix::process::CommandExt as _, process::Command};
 
 use anyhow::Context as _;

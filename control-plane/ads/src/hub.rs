@@ -110,25 +110,28 @@ impl Hub {
     }
 
     /// The node of a new stream, and the stream's number.
-    pub(crate) fn enter(&self, id: &str, group: &str) -> (Arc<Node>, u64) {
+    pub(crate) fn enter(&self, id: &str, group: &str, role: Role) -> (Arc<Node>, u64) {
         let stream = self.last_stream.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut nodes = self.nodes_by_id();
-        let node = nodes.entry(id.to_owned()).or_insert_with(|| Arc::new(Node::new(id, group)));
-        (Arc::clone(node), stream)
+        let node = {
+            let mut nodes = self.nodes_by_id();
+            let node = nodes.entry(id.to_owned()).or_insert_with(|| Arc::new(Node::new(id, group)));
+            // Under the lock: the last stream of the node may be leaving just now.
+            node.begin(role, stream);
+            Arc::clone(node)
+        };
+        self.announce();
+        (node, stream)
     }
 
     /// A stream has ended. A node without any is forgotten: when it comes back it brings along what it holds.
-    pub(crate) fn leave(&self, node: &Node, role: Role, stream: u64) {
-        let mut nodes = self.nodes_by_id();
-        node.record(role, |state| {
-            if state.stream == Some(stream) {
-                state.stream = None;
+    pub(crate) fn leave(&self, node: &Arc<Node>, role: Role, stream: u64) {
+        {
+            let mut nodes = self.nodes_by_id();
+            node.record(role, stream, |state| state.stream = None);
+            if node.is_gone() && nodes.get(&node.id).is_some_and(|known| Arc::ptr_eq(known, node)) {
+                nodes.remove(&node.id);
             }
-        });
-        if node.is_gone() {
-            nodes.remove(&node.id);
         }
-        drop(nodes);
         self.announce();
     }
 
@@ -150,7 +153,7 @@ impl Hub {
         let bundle = snapshot.bundle(id);
         let checks = nodes.iter().map(|node| match bundle {
             Some(bundle) => node.acknowledged(bundle, &group.sidecars),
-            None => node.removed(id),
+            None => node.removed(id, &group.sidecars),
         });
         let mut standing = Standing { rev: bundle.map(|bundle| bundle.rev), ..Standing::default() };
         for check in checks {

@@ -1,3 +1,5 @@
+//! What the ADS server counts.
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},

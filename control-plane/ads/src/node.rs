@@ -1,7 +1,7 @@
 //! One node of the fleet: what its Envoy and its sidecars have acknowledged, each on a stream of its own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Node {
 pub(crate) struct RoleState {
     /// The stream that this was learned from; `None` while there is none.
     pub(crate) stream: Option<u64>,
+    /// Types that this stream has asked for: of the others it is not known yet what the process holds.
+    pub(crate) heard: BTreeSet<ResourceType>,
     pub(crate) held: BTreeMap<Key, Version>,
     pub(crate) refused: BTreeMap<Key, Refused>,
 }
@@ -48,9 +50,21 @@ impl Node {
         self.changes.subscribe()
     }
 
-    /// Changes what is known of one role, and wakes the node's streams.
-    pub(crate) fn record(&self, role: Role, change: impl FnOnce(&mut RoleState)) {
-        change(self.roles().entry(role).or_default());
+    /// A new stream speaks for a role: what an earlier one said is told anew.
+    pub(crate) fn begin(&self, role: Role, stream: u64) {
+        self.roles().insert(role, RoleState { stream: Some(stream), ..RoleState::default() });
+        self.wake();
+    }
+
+    /// Changes what is known of a role, if this stream still speaks for it, and wakes the node's streams.
+    pub(crate) fn record(&self, role: Role, stream: u64, change: impl FnOnce(&mut RoleState)) {
+        if let Some(state) = self.roles().get_mut(&role).filter(|state| state.stream == Some(stream)) {
+            change(state);
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -79,9 +93,11 @@ impl Node {
         if let Some(needed) = lacking {
             return Some(format!("{} of {} to acknowledge {}", needed.key.kind.role(), self.id, needed.key));
         }
-        // Any version of a key set will do: a new one that is refused must not hold routes back.
+        // Any version of a key set will do, even a refused one: it must not hold back every route.
         let has_keys = |set: &&std::sync::Arc<Resource>| {
-            roles.get(&Role::Authn).is_some_and(|authn| authn.held.contains_key(&set.key))
+            roles.get(&Role::Authn).is_some_and(|authn| {
+                authn.held.contains_key(&set.key) || authn.refused.contains_key(&set.key)
+            })
         };
         let mut key_sets = snapshot.all(ResourceType::AuthnKeySet);
         let keyless = key_sets.find(|set| sidecars.contains(&Role::Authn) && !has_keys(set))?;
@@ -92,7 +108,11 @@ impl Node {
     /// older route could still name may be taken away.
     pub(crate) fn routes_are_settled(&self, owner: &str, snapshot: &Snapshot) -> bool {
         let roles = self.roles();
-        let Some(envoy) = roles.get(&Role::Envoy) else { return false };
+        let Some(envoy) =
+            roles.get(&Role::Envoy).filter(|envoy| envoy.heard.contains(&ResourceType::VirtualHost))
+        else {
+            return false;
+        };
         let key = Key { kind: ResourceType::VirtualHost, name: format!("{}/{owner}", self.group) };
         envoy.held.get(&key) == snapshot.get(&key).map(|wanted| &wanted.version)
     }
@@ -113,9 +133,19 @@ impl Node {
         }
     }
 
-    /// Whether nothing of a service is left on the node; the error says what is.
-    pub(crate) fn removed(&self, owner: &InstanceId) -> Result<(), String> {
-        for (role, state) in self.roles().iter() {
+    /// Whether nothing of a service is left on the node; the error says what is, or who has not told yet.
+    pub(crate) fn removed(&self, owner: &InstanceId, sidecars: &[Role]) -> Result<(), String> {
+        let roles = self.roles();
+        for role in sidecars.iter().chain([&Role::Envoy]) {
+            let last = match role {
+                Role::Envoy => ResourceType::VirtualHost,
+                Role::Authn => ResourceType::AuthnPolicy,
+                Role::Authz => ResourceType::AuthzPolicy,
+                Role::Ratelimit => ResourceType::RateLimitConfig,
+            };
+            let Some(state) = roles.get(role).filter(|state| state.heard.contains(&last)) else {
+                return Err(format!("{role} of {} to say what it holds", self.id));
+            };
             if let Some(key) = state.held.keys().find(|key| owner_of(key) == owner.as_str()) {
                 return Err(format!("{role} of {} to give up {key}", self.id));
             }

@@ -31,6 +31,8 @@ pub struct AdsService {
 const SEND_BUFFER: usize = 16;
 /// Far longer than any push takes; a client that reads nothing for so long is stuck.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
+/// A client opens the stream to say who it is.
+const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// 15,000 names with versions, as a reconnecting Envoy sends them, are about 1 MiB.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 
@@ -95,15 +97,11 @@ impl Open {
         if snapshot.generation() == 0 {
             return Err(Status::unavailable("no snapshot yet; try again"));
         }
-        let (node, number) = service.hub.enter(id, group_name);
-        // What an earlier stream of this process held is told anew by this one.
-        node.record(role, |state| {
-            *state = crate::node::RoleState { stream: Some(number), ..Default::default() }
-        });
-        service.hub.announce();
+        let (node, number) = service.hub.enter(id, group_name, role);
         service.hub.metrics.streams.get_or_create(&role_label(role)).inc();
         tracing::info!(node = node.id, %role, "connected");
-        let session = Session::new(Arc::clone(&service.hub), Arc::clone(&node), role, group, snapshot);
+        let session =
+            Session::new(Arc::clone(&service.hub), Arc::clone(&node), role, number, group, snapshot);
         let (hub, identifier) = (Arc::clone(&service.hub), service.identifier.clone());
         Ok(Self { hub, node, role, number, session, snapshots, identifier })
     }
@@ -190,7 +188,10 @@ impl AggregatedDiscoveryService for AdsService {
         let service = self.clone();
         // The first request may come after the response's headers, so the stream is opened at once.
         tokio::spawn(async move {
-            let Ok(Some(first)) = inbound.message().await else { return };
+            let Ok(Ok(Some(first))) = tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.message()).await
+            else {
+                return;
+            };
             match Open::accept(&service, &first) {
                 Ok(open) => open.serve(first, inbound, outbound, service.stopping).await,
                 Err(status) => {

@@ -1,6 +1,9 @@
 //! One stream: requests and snapshots in, responses out. No IO; `service` carries the messages.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use api::{ResourceType, Role};
 use envoy_types::pb::{
@@ -23,9 +26,12 @@ pub(crate) struct Session {
     hub: Arc<Hub>,
     node: Arc<Node>,
     role: Role,
+    number: u64,
     sidecars: Vec<Role>,
     snapshot: Arc<Snapshot>,
     types: BTreeMap<ResourceType, TypeStream>,
+    /// Clusters that were sent before the client asked for endpoints.
+    clusters_sent: BTreeSet<String>,
 }
 
 /// One type of a snapshot, as the bookkeeping sees it.
@@ -34,6 +40,10 @@ struct OfKind<'a>(&'a Snapshot, ResourceType);
 impl Desired for OfKind<'_> {
     fn version(&self, name: &str) -> Option<Version> {
         self.0.find(self.1, name).map(|resource| resource.version.clone())
+    }
+
+    fn bytes(&self, name: &str) -> usize {
+        self.0.find(self.1, name).map_or(0, |resource| resource.body.len())
     }
 
     fn names(&self) -> Vec<String> {
@@ -46,10 +56,21 @@ impl Session {
         hub: Arc<Hub>,
         node: Arc<Node>,
         role: Role,
+        number: u64,
         group: &Group,
         snapshot: Arc<Snapshot>,
     ) -> Self {
-        Self { hub, node, role, sidecars: group.sidecars.clone(), snapshot, types: BTreeMap::new() }
+        let sidecars = group.sidecars.clone();
+        Self {
+            hub,
+            node,
+            role,
+            number,
+            sidecars,
+            snapshot,
+            types: BTreeMap::new(),
+            clusters_sent: BTreeSet::new(),
+        }
     }
 
     /// Takes in a request. A type that is unknown, or another role's, is not answered: a client of a newer
@@ -68,6 +89,10 @@ impl Session {
         );
         let stream = self.types.entry(kind).or_insert_with(|| TypeStream::new(kind));
         let received = stream.receive(request, first, &OfKind(&self.snapshot, kind));
+        if first && kind == ResourceType::Endpoints {
+            // It brought them along and has them, but the clusters that it just got wait for them (rule 44).
+            std::mem::take(&mut self.clusters_sent).iter().for_each(|cluster| stream.resend(cluster));
+        }
         match &received {
             Received::Ack(changes) if names_nothing(request) => self.record_ack(kind, changes),
             // Subscribing again makes the client forget what it held.
@@ -86,7 +111,7 @@ impl Session {
 
     /// Tells the node's other streams, and the hub, what this one has just acknowledged.
     fn record_ack(&self, kind: ResourceType, changes: &[Change]) {
-        self.node.record(self.role, |state| {
+        self.node.record(self.role, self.number, |state| {
             for Change { name, version } in changes {
                 let key = Key { kind, name: name.clone() };
                 state.refused.remove(&key);
@@ -103,7 +128,8 @@ impl Session {
     fn record_all(&self, kind: ResourceType) {
         let Some(stream) = self.types.get(&kind) else { return };
         let key = |name: &String| Key { kind, name: name.clone() };
-        self.node.record(self.role, |state| {
+        self.node.record(self.role, self.number, |state| {
+            state.heard.insert(kind);
             state.held.retain(|held, _| held.kind != kind);
             state.held.extend(stream.all_held().iter().map(|(name, version)| (key(name), version.clone())));
             state.refused.retain(|refused, _| refused.kind != kind);
@@ -151,9 +177,10 @@ impl Session {
     /// A delta client does not ask again for the endpoints of a changed cluster, and warms it until they come
     /// (rule 43).
     fn push_endpoints_of(&mut self, clusters: &Batch) {
-        let Some(endpoints) = self.types.get_mut(&ResourceType::Endpoints) else { return };
-        for cluster in clusters.changes.iter().filter(|change| change.version.is_some()) {
-            endpoints.resend(&cluster.name);
+        let changed = clusters.changes.iter().filter(|change| change.version.is_some());
+        match self.types.get_mut(&ResourceType::Endpoints) {
+            Some(endpoints) => changed.for_each(|cluster| endpoints.resend(&cluster.name)),
+            None => self.clusters_sent.extend(changed.map(|cluster| cluster.name.clone())),
         }
     }
 

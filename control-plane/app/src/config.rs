@@ -1,11 +1,14 @@
 //! Flags and files into a checked configuration.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use broker::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use model::UpstreamRule;
+use model::{UpstreamRule, fleet::EDGE_GROUP};
 
 use crate::{dev, edge::Edge};
 
@@ -105,9 +108,18 @@ impl Config {
             Some(Command::Worker) => Roles { worker: true, ..none },
             Some(Command::Ads) => Roles { ads: true, ..none },
         };
+        ensure!(
+            args.xds.ip().is_loopback(),
+            "--xds: a loopback address, since it hands out keys and mutual TLS comes with a later release, got {}",
+            args.xds
+        );
         ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
         ensure!(args.fleet_deadline_secs > 0, "--fleet-deadline-secs: at least 1, got 0");
-        fs::create_dir_all(&args.data_dir)
+        // The database holds the keys of certificates.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&args.data_dir)
             .with_context(|| format!("--data-dir: making the folder {}", args.data_dir.display()))?;
         Ok(Self {
             roles,
@@ -130,6 +142,11 @@ pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
         None => Edge::default(),
         Some(path) => Edge::read(path)?,
     };
+    ensure!(
+        edge.group == EDGE_GROUP,
+        "--edge: group: must be {EDGE_GROUP:?} in this release, got {:?}",
+        edge.group
+    );
     let mut issuers = BTreeMap::new();
     if args.dev {
         issuers.insert(dev::ISSUER.to_owned(), dev::issuer(&args.data_dir)?);

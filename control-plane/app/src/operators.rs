@@ -57,7 +57,7 @@ async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Respo
     let snapshot = operators.hub.snapshot(&operators.group);
     Json(json!({
         "generation": snapshot.map_or(0, |snapshot| snapshot.generation()),
-        "templates": { "fault": faults.edge },
+        "templates": { "fault": faults.edge, "held": faults.held },
         "refused": refused,
         "services": services,
         "nodes": operators.hub.nodes(),

@@ -2,7 +2,7 @@
 //! and publishes a whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -15,7 +15,7 @@ use model::{
     fleet::Refusal,
 };
 use resources::{Bundle, Resource, Snapshot};
-use runtime::telemetry::chain;
+use runtime::{Latch, telemetry::chain};
 use serde_json::Value;
 use templates::Templates;
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ use tokio::sync::watch;
 pub(crate) struct Faults {
     /// The templates as a whole, or what they render for the edge.
     pub(crate) edge: Option<String>,
+    /// Why nothing is served at all.
+    pub(crate) held: Option<String>,
     /// One service each.
     pub(crate) services: BTreeMap<InstanceId, Refusal>,
 }
@@ -66,6 +68,8 @@ pub(crate) struct Publisher {
     edge_resources: Option<Vec<Arc<Resource>>>,
     rendered: BTreeMap<InstanceId, Rendered>,
     snapshot: Arc<Snapshot>,
+    /// Dropped with the first snapshot.
+    unready: Option<Latch>,
 }
 
 /// What became of one service.
@@ -85,6 +89,7 @@ impl Publisher {
         folder: Option<PathBuf>,
         hub: Arc<Hub>,
         faults: SharedFaults,
+        unready: Latch,
     ) -> Self {
         Self {
             group,
@@ -96,6 +101,7 @@ impl Publisher {
             edge_resources: None,
             rendered: BTreeMap::new(),
             snapshot: Arc::default(),
+            unready: Some(unready),
         }
     }
 
@@ -108,7 +114,8 @@ impl Publisher {
         let mut templates_changed = true;
         loop {
             let context = contexts.borrow_and_update().clone();
-            self.publish(&context, templates_changed);
+            // Renders and reads files: seconds, when all of a fleet's services are rendered anew.
+            tokio::task::block_in_place(|| self.publish(&context, templates_changed));
             tokio::select! {
                 changed = contexts.changed() => {
                     if changed.is_err() { return }
@@ -128,7 +135,7 @@ impl Publisher {
             faults.edge = self.reload().err();
         }
         let changed = self.render_services(context, templates_changed && faults.edge.is_none());
-        if templates_changed || changed {
+        if templates_changed || changed || self.snapshot.generation() == 0 {
             self.serve(context, &mut faults);
         }
         let refusals =
@@ -174,7 +181,9 @@ impl Publisher {
                 Err(cause) => {
                     tracing::warn!(instance = %id, rev = service.rev, cause, "refused; its last good version stays");
                     let refusal = Some(Refusal { rev: service.rev, cause });
-                    Rendered { service: service.clone(), bundle: last_good, refusal }
+                    // After a restart the last good version is the one that the fleet has proven.
+                    let proven = || render(templates, context.proven.get(id)?, &self.edge).ok();
+                    Rendered { service: service.clone(), bundle: last_good.or_else(proven), refusal }
                 }
             };
             changed = true;
@@ -184,30 +193,34 @@ impl Publisher {
     }
 
     fn serve(&mut self, context: &Context, faults: &mut Faults) {
-        let Some(edge) = &self.edge_resources else { return };
+        let Some(edge) = self.edge_resources.clone() else { return };
+        let next = loop {
+            let bundles =
+                self.rendered.iter().filter_map(|(id, one)| Some((id.clone(), one.bundle.clone()?)));
+            let (next, duplicates) = self.snapshot.next(&edge, &bundles.collect());
+            if duplicates.is_empty() {
+                break next;
+            }
+            // Ends: each turn takes at least one bundle back to what is served now, or away.
+            for (id, duplicate) in duplicates {
+                self.take_back(&id, duplicate.to_string());
+            }
+        };
         if self.snapshot.generation() == 0
             && let Some((id, refusal)) = self.lost(context)
         {
             // Nothing is served yet, so the nodes still run the good version: rather serve nothing than take
             // a service away that worked before this start.
-            faults.edge =
-                Some(format!("nothing is served, since service {id} would be lost: {}", refusal.cause));
             tracing::error!(instance = %id, cause = refusal.cause, "nothing is served: a service would be lost");
+            faults.held =
+                Some(format!("nothing is served, since service {id} would be lost: {}", refusal.cause));
             return;
         }
-        let bundles =
-            self.rendered.iter().filter_map(|(id, rendered)| Some((id.clone(), rendered.bundle.clone()?)));
-        let (next, duplicates) = self.snapshot.next(edge, &bundles.collect());
-        for (id, duplicate) in duplicates {
-            tracing::warn!(instance = %id, cause = %duplicate, "left out");
-            let rev = self.rendered.get(&id).map_or(0, |rendered| rendered.service.rev);
-            faults.services.insert(id, Refusal { rev, cause: duplicate.to_string() });
-        }
-        let unchanged =
-            next.changed_since(self.snapshot.generation()).is_some_and(|mut keys| keys.next().is_none());
-        if self.snapshot.generation() > 0 && unchanged {
+        let mut changed = next.changed_since(self.snapshot.generation()).into_iter().flatten();
+        if self.snapshot.generation() > 0 && changed.next().is_none() {
             return;
         }
+        drop(changed);
         self.snapshot = Arc::new(next);
         tracing::info!(
             generation = self.snapshot.generation(),
@@ -215,13 +228,25 @@ impl Publisher {
             "published"
         );
         self.hub.publish(&self.group, Arc::clone(&self.snapshot));
+        self.unready = None;
+    }
+
+    /// A service whose resources collide with others' keeps what is served of it now.
+    fn take_back(&mut self, id: &InstanceId, cause: String) {
+        let Some(rendered) = self.rendered.get_mut(id) else { return };
+        tracing::warn!(instance = %id, cause, "refused; its last good version stays");
+        let served = self.snapshot.bundle(id).cloned();
+        // If even that collides, since the others have changed, it has to go.
+        rendered.bundle = served.filter(|served| rendered.bundle.as_ref() != Some(served));
+        rendered.refusal = Some(Refusal { rev: rendered.service.rev, cause });
     }
 
     /// A service that was live before this process started, and cannot be rendered now.
     fn lost(&self, context: &Context) -> Option<(&InstanceId, &Refusal)> {
-        let missing = self.rendered.iter().filter(|(_, rendered)| rendered.bundle.is_none());
-        let mut settled = missing.filter(|(id, _)| !context.unsettled.contains_key(*id));
-        settled.find_map(|(id, rendered)| Some((id, rendered.refusal.as_ref()?)))
+        let was_live = |id| !context.unsettled.contains_key(id) || context.proven.contains_key(id);
+        let mut missing =
+            self.rendered.iter().filter(|(id, rendered)| rendered.bundle.is_none() && was_live(*id));
+        missing.find_map(|(id, rendered)| Some((id, rendered.refusal.as_ref()?)))
     }
 }
 
@@ -235,10 +260,14 @@ pub(crate) fn render(templates: &Templates, service: &Service, edge: &Value) -> 
 
 /// All documents, or the first mistake.
 pub(crate) fn decode_all(documents: &[Document]) -> Result<Vec<Arc<Resource>>, String> {
-    let mut all = Vec::new();
+    let (mut all, mut keys) = (Vec::new(), BTreeSet::new());
     for document in documents {
-        let decoded = resources::decode(document).map_err(|error| error.to_string())?;
-        all.extend(decoded.into_iter().map(Arc::new));
+        for resource in resources::decode(document).map_err(|error| error.to_string())? {
+            if !keys.insert(resource.key.clone()) {
+                return Err(format!("{}: {} is made twice", document.template, resource.key));
+            }
+            all.push(Arc::new(resource));
+        }
     }
     Ok(all)
 }

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, fs};
 
 use anyhow::Context as _;
 use model::{
-    ServiceFile, UpstreamRule,
     context::Service,
     instance::{Instance, Published, Request},
 };
@@ -24,9 +23,8 @@ pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let parameters: serde_json::Value =
             serde_norway::from_str(&text).with_context(|| path.display().to_string())?;
-        let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed)
-            .with_context(|| path.display().to_string())?;
-        documents.extend(templates.render_service(&example(service, parameters)?, &edge)?);
+        let service = example(parameters).with_context(|| path.display().to_string())?;
+        documents.extend(templates.render_service(&service, &edge)?);
     }
     for document in &documents {
         println!("# {}\n{}", document.template, document.text.trim());
@@ -38,16 +36,16 @@ pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
 }
 
 /// The service as revision 1 of an instance that does not exist.
-fn example(service: ServiceFile, parameters: serde_json::Value) -> anyhow::Result<Service> {
+fn example(parameters: serde_json::Value) -> anyhow::Result<Service> {
     let text = String::new;
     let request = Request {
+        platform: text(),
         service_id: text(),
         plan_id: text(),
         organization_guid: text(),
         space_guid: text(),
         parameters,
     };
-    let mut instance = Instance::provision("example".parse()?, request, text());
-    instance.published = Some(Published { rev: 1, service });
-    Service::of(&instance).context("a published instance is a service")
+    let instance = Instance::provision("example".parse()?, request, text());
+    Ok(Service::of(&instance, &Published::wanted_of(&instance)?))
 }

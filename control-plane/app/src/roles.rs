@@ -94,8 +94,14 @@ impl App {
             tasks.spawn(follow);
             let templates = watch_templates(config.templates.clone())?;
             let edge = serde_json::to_value(&config.edge)?;
-            let publisher =
-                Publisher::new(group.clone(), edge, config.templates.clone(), hub.clone(), faults.clone());
+            let publisher = Publisher::new(
+                group.clone(),
+                edge,
+                config.templates.clone(),
+                hub.clone(),
+                faults.clone(),
+                first_snapshot,
+            );
             tasks.spawn(publisher.run(contexts.clone(), templates));
             let replica = format!("{}/{}", hostname(), config.http);
             let reporter = reporter::report(
@@ -107,16 +113,6 @@ impl App {
                 store.clone(),
             );
             tasks.spawn(reporter);
-            let watched = hub.clone();
-            let watched_group = group.clone();
-            tasks.spawn(async move {
-                let mut changes = watched.changes();
-                let served = |hub: &Hub| {
-                    hub.snapshot(&watched_group).is_some_and(|snapshot| snapshot.generation() > 0)
-                };
-                while !served(&watched) && changes.changed().await.is_ok() {}
-                drop(first_snapshot);
-            });
             let service = AdsService::new(hub.clone(), replica, stopping).into_server();
             let server = Server::builder()
                 .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -134,14 +130,21 @@ impl App {
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());
         let end = tokio::spawn(async move { serve.await });
-        shutdown.wait().await;
+        let failure = tokio::select! {
+            () = shutdown.wait() => None,
+            // They run for ever; one that ends, by a panic or an error, leaves a process that only looks alive.
+            Some(ended) = tasks.join_next() => Some(ended),
+        };
         stop_streams.send_replace(true);
         let drained = tokio::time::timeout(DRAIN_DEADLINE, end).await;
         tasks.shutdown().await;
         if drained.is_err() {
             tracing::warn!("some requests were cut off");
         }
-        Ok(())
+        match failure {
+            None => Ok(()),
+            Some(ended) => Err(anyhow::anyhow!("a part of the control plane ended by itself: {ended:?}")),
+        }
     }
 }
 

@@ -37,7 +37,6 @@ fn document() -> Value {
                 "bindable": false,
                 "plan_updateable": false,
                 "maximum_polling_duration": MAX_POLLING_SECS,
-                "maintenance_info": { "version": "1.0.0" },
                 "schemas": { "service_instance": { "create": schema, "update": schema } }
             }]
         }]

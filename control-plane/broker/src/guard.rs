@@ -30,6 +30,10 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Who asks: the user name of the credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Platform(pub(crate) String);
+
 /// Whose credentials the request carries. All are compared, each in constant time.
 pub fn authorized<'a>(headers: &HeaderMap, known: &'a [Credentials]) -> Option<&'a Credentials> {
     let encoded = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -49,11 +53,14 @@ fn same(left: &[u8], right: &[u8]) -> bool {
     left.len() == right.len() && std::hint::black_box(differing) == 0
 }
 
-pub(crate) async fn guard(State(broker): State<Broker>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(broker): State<Broker>, mut request: Request, next: Next) -> Response {
     let identity = request.headers().get(&REQUEST_IDENTITY).cloned();
-    let mut response = match refusal(&broker, request.headers()) {
-        Some(response) => response,
-        None => next.run(request).await,
+    let mut response = match admitted(&broker, request.headers()) {
+        Err(response) => *response,
+        Ok(platform) => {
+            request.extensions_mut().insert(platform);
+            next.run(request).await
+        }
     };
     if let Some(identity) = identity {
         response.headers_mut().insert(REQUEST_IDENTITY, identity);
@@ -61,23 +68,24 @@ pub(crate) async fn guard(State(broker): State<Broker>, request: Request, next: 
     response
 }
 
-fn refusal(broker: &Broker, headers: &HeaderMap) -> Option<Response> {
-    if authorized(headers, &broker.platforms).is_none() {
-        let mut response =
-            Answer::refused(StatusCode::UNAUTHORIZED, "basic credentials of a platform are needed")
-                .into_response();
+/// The platform that asks, or what it is told.
+fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Platform, Box<Response>> {
+    let Some(credentials) = authorized(headers, &broker.platforms) else {
+        let refusal = Answer::refused(StatusCode::UNAUTHORIZED, "basic credentials of a platform are needed");
+        let mut response = refusal.into_response();
         let challenge = HeaderValue::from_static("Basic realm=\"gatehouse\", charset=\"UTF-8\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        return Some(response);
-    }
+        return Err(Box::new(response));
+    };
     let version = headers.get(&API_VERSION).and_then(|version| version.to_str().ok());
-    let speaks = version.and_then(|version| version.split_once('.')).is_some_and(|(major, minor)| {
-        // Minor versions only add (OSB "API Version Header").
-        major == "2" && minor.parse::<u32>().is_ok()
-    });
-    (!speaks).then(|| {
-        let got = version.unwrap_or("none");
-        let description = format!("X-Broker-API-Version: must be 2.x, such as 2.17, got {got:?}");
-        Answer::refused(StatusCode::PRECONDITION_FAILED, description).into_response()
-    })
+    // Minor versions only add (OSB "API Version Header").
+    let speaks = version
+        .and_then(|version| version.split_once('.'))
+        .is_some_and(|(major, minor)| major == "2" && minor.parse::<u32>().is_ok());
+    if speaks {
+        return Ok(Platform(credentials.user.clone()));
+    }
+    let got = version.unwrap_or("none");
+    let description = format!("X-Broker-API-Version: must be 2.x, such as 2.17, got {got:?}");
+    Err(Box::new(Answer::refused(StatusCode::PRECONDITION_FAILED, description).into_response()))
 }

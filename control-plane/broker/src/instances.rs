@@ -1,6 +1,7 @@
 //! Service instances (OSB "Provisioning", "Updating", "Deprovisioning", "Polling Last Operation").
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{Path, Query, State},
     http::StatusCode,
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use store::Put;
 use uuid::Uuid;
 
-use crate::{Broker, SERVICE_ID, STANDARD_PLAN_ID, answer::Answer};
+use crate::{Broker, SERVICE_ID, STANDARD_PLAN_ID, answer::Answer, guard::Platform};
 
 /// Query parameters of all calls; each uses some.
 #[derive(Debug, Default, Deserialize)]
@@ -62,12 +63,13 @@ type Reply = Result<Answer, Answer>;
 
 pub(crate) async fn provision(
     State(broker): State<Broker>,
+    Extension(platform): Extension<Platform>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
     body: Bytes,
 ) -> Reply {
     let id = instance_id(&id)?;
-    let request = broker.checked(parse(&body)?)?;
+    let request = broker.checked(&platform, parse(&body)?)?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
         let operation = Uuid::new_v4().to_string();
@@ -89,11 +91,12 @@ pub(crate) async fn provision(
 fn repeated(known: &Instance, request: &Request) -> Option<Answer> {
     let same = known.request == *request;
     let operation = &known.operation;
-    if known.gone {
+    let anothers = known.request.platform != request.platform;
+    if known.gone && !anothers {
         return None;
     }
     if !same {
-        let description = "this instance exists with other attributes; change it with PATCH";
+        let description = "this instance exists with other attributes; if it is yours, change it with PATCH";
         return Some(Answer::refused(StatusCode::CONFLICT, description));
     }
     match (operation.kind, operation.state) {
@@ -113,6 +116,7 @@ fn anew(mut known: Instance, request: &Request, operation: String) -> Instance {
 
 pub(crate) async fn update(
     State(broker): State<Broker>,
+    Extension(platform): Extension<Platform>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
     body: Bytes,
@@ -125,7 +129,7 @@ pub(crate) async fn update(
     }
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
-        let mut instance = broker.present(&id).await?;
+        let mut instance = broker.present(&platform, &id).await?;
         if instance.operation.in_progress() {
             return Err(Answer::concurrency());
         }
@@ -147,6 +151,7 @@ pub(crate) async fn update(
 
 pub(crate) async fn deprovision(
     State(broker): State<Broker>,
+    Extension(platform): Extension<Platform>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
 ) -> Reply {
@@ -155,7 +160,7 @@ pub(crate) async fn deprovision(
     known_plan(query.plan_id.as_deref())?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
-        let Some(mut instance) = broker.store.get(&id).await?.filter(|instance| !instance.gone) else {
+        let Some(mut instance) = broker.owned(&platform, &id).await?.filter(|instance| !instance.gone) else {
             return Ok(Answer::Body(StatusCode::GONE, json!({})));
         };
         let operation = &instance.operation;
@@ -172,8 +177,12 @@ pub(crate) async fn deprovision(
     Err(Answer::concurrency())
 }
 
-pub(crate) async fn fetch(State(broker): State<Broker>, Path(id): Path<String>) -> Reply {
-    let instance = broker.present(&instance_id(&id)?).await?;
+pub(crate) async fn fetch(
+    State(broker): State<Broker>,
+    Extension(platform): Extension<Platform>,
+    Path(id): Path<String>,
+) -> Reply {
+    let instance = broker.present(&platform, &instance_id(&id)?).await?;
     match (instance.operation.kind, instance.operation.in_progress()) {
         (OperationKind::Provision, true) => Err(unknown()),
         (_, true) => Err(Answer::concurrency()),
@@ -187,10 +196,11 @@ pub(crate) async fn fetch(State(broker): State<Broker>, Path(id): Path<String>) 
 
 pub(crate) async fn last_operation(
     State(broker): State<Broker>,
+    Extension(platform): Extension<Platform>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
 ) -> Reply {
-    let instance = broker.store.get(&instance_id(&id)?).await?.ok_or_else(unknown)?;
+    let instance = broker.owned(&platform, &instance_id(&id)?).await?.ok_or_else(unknown)?;
     let operation = &instance.operation;
     if query.operation.as_ref().is_some_and(|asked| *asked != operation.id) {
         return Err(Answer::bad_request("operation: not the newest one of this instance"));
@@ -221,11 +231,17 @@ impl Broker {
         }
     }
 
-    async fn present(&self, id: &InstanceId) -> Result<Instance, Answer> {
-        self.store.get(id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
+    /// Other platforms' instances do not exist for this one.
+    async fn owned(&self, platform: &Platform, id: &InstanceId) -> Result<Option<Instance>, Answer> {
+        let found = self.store.get(id).await?;
+        Ok(found.filter(|instance| instance.request.platform == platform.0))
     }
 
-    fn checked(&self, body: ProvisionBody) -> Result<Request, Answer> {
+    async fn present(&self, platform: &Platform, id: &InstanceId) -> Result<Instance, Answer> {
+        self.owned(platform, id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
+    }
+
+    fn checked(&self, platform: &Platform, body: ProvisionBody) -> Result<Request, Answer> {
         known_service(body.service_id.as_deref())?;
         known_plan(body.plan_id.as_deref())?;
         let parameters = body
@@ -233,6 +249,7 @@ impl Broker {
             .ok_or_else(|| Answer::bad_request("parameters: the service file, got nothing"))?;
         self.check_parameters(&parameters)?;
         Ok(Request {
+            platform: platform.0.clone(),
             service_id: SERVICE_ID.into(),
             plan_id: STANDARD_PLAN_ID.into(),
             organization_guid: needed("organization_guid", body.organization_guid)?,

@@ -33,8 +33,8 @@ pub struct Broker {
     pub issuers: Arc<Vec<String>>,
 }
 
-/// A service file with 10,000 rules is about 1 MB.
-const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+/// A service file with 1,000 rules is about 100 KB.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 impl Broker {
     /// The routes under `/v2`.

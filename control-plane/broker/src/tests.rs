@@ -22,10 +22,10 @@ struct Bench {
 fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
-    let platform = Credentials { user: "dev".into(), password: "secret".into() };
+    let platform = |user: &str| Credentials { user: user.into(), password: "secret".into() };
     let broker = Broker {
         store: store.clone(),
-        platforms: Arc::new(vec![platform]),
+        platforms: Arc::new(vec![platform("dev"), platform("other")]),
         upstreams: UpstreamRule::LoopbackAllowed,
         issuers: Arc::new(vec!["https://id.example.test/".into()]),
     };
@@ -269,4 +269,27 @@ async fn another_operation_than_the_newest_is_a_bad_request() {
     let bench = Bench::live().await;
     let uri = "/v2/service_instances/i-1/last_operation?operation=other";
     assert_eq!(bench.send(Method::GET, uri, &Value::Null).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn another_platforms_instance_does_not_exist() {
+    let bench = Bench::live().await;
+    let as_other = |method, uri: &str, body: &Value| {
+        let mut request = request(method, uri, body);
+        let credentials = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, "other:secret");
+        request.headers_mut().insert("authorization", format!("Basic {credentials}").parse().unwrap());
+        request
+    };
+    let change = json!({"service_id": SERVICE_ID, "parameters": parameters()});
+    for (method, uri, body, expected) in [
+        (Method::GET, "/v2/service_instances/i-1", Value::Null, StatusCode::NOT_FOUND),
+        (Method::GET, "/v2/service_instances/i-1/last_operation", Value::Null, StatusCode::NOT_FOUND),
+        (Method::PATCH, PUT, change, StatusCode::NOT_FOUND),
+        (Method::PUT, PUT, body(), StatusCode::CONFLICT),
+        (Method::DELETE, &delete_uri(), Value::Null, StatusCode::GONE),
+    ] {
+        assert_eq!(bench.raw(as_other(method.clone(), uri, &body)).await.status(), expected, "{method}");
+    }
+    let instance = bench.store.get(&"i-1".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((instance.version, instance.gone), (2, false), "nothing was changed");
 }

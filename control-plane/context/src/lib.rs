@@ -53,7 +53,14 @@ fn apply(context: &mut Context, instances: Vec<Instance>) {
         } else {
             context.unsettled.remove(&instance.id);
         }
-        match Service::of(&instance) {
+        // Needed only while they differ: the published one is not proven yet.
+        match instance.proven.as_ref().filter(|proven| Some(*proven) != instance.published.as_ref()) {
+            Some(proven) => {
+                context.proven.insert(instance.id.clone(), Arc::new(Service::of(&instance, proven)))
+            }
+            None => context.proven.remove(&instance.id),
+        };
+        match instance.published.as_ref().map(|published| Service::of(&instance, published)) {
             // An operation's progress is written often, and changes nothing that is rendered.
             Some(service) if context.services.get(&instance.id).is_some_and(|known| **known == service) => {}
             Some(service) => {
@@ -68,10 +75,7 @@ fn apply(context: &mut Context, instances: Vec<Instance>) {
 
 #[cfg(test)]
 mod tests {
-    use model::{
-        ServiceFile, UpstreamRule,
-        instance::{OperationState, Published, Request},
-    };
+    use model::instance::{OperationState, Published, Request};
     use serde_json::json;
     use store::{Put, SqliteStore};
 
@@ -82,9 +86,9 @@ mod tests {
             "service": "s", "hosts": [format!("{id}.test.test")], "auth": {}, "authz": {},
             "routes": [{"path": "/", "upstream": {"urls": ["http://10.0.0.1:80"]}}]
         });
-        let service = ServiceFile::parse(&parameters, UpstreamRule::NoLoopback).unwrap();
         let text = String::new;
         let request = Request {
+            platform: text(),
             service_id: text(),
             plan_id: text(),
             organization_guid: text(),
@@ -92,7 +96,7 @@ mod tests {
             parameters,
         };
         let mut instance = Instance::provision(id.parse().unwrap(), request, "op".into());
-        instance.published = Some(Published { rev: 1, service });
+        instance.published = Some(Published::wanted_of(&instance).unwrap());
         instance
     }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     Host, InstanceId,
-    instance::Instance,
-    service_file::{AccessLog, Auth, Authz, Quota, RateLimit, Route, ServiceFile},
+    instance::{Instance, Published},
+    service_file::{AccessLog, Auth, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
 };
 
 /// Everything that templates may use. A new version shares the services that did not change.
@@ -16,6 +16,8 @@ use crate::{
 pub struct Context {
     /// The published services.
     pub services: BTreeMap<InstanceId, Arc<Service>>,
+    /// What the fleet has proven to run, of services whose published revision is another one.
+    pub proven: BTreeMap<InstanceId, Arc<Service>>,
     /// Instances with an operation under way: their owners wait for an answer.
     pub unsettled: BTreeMap<InstanceId, u64>,
 }
@@ -33,8 +35,12 @@ pub struct Service {
     pub group: String,
     /// Without ports.
     pub hosts: Vec<Host>,
+    /// Hosts whose certificate is served: those of the proven revision too, until the published one is.
+    pub tls_hosts: Vec<Host>,
     /// Most specific path first.
     pub routes: Vec<ServiceRoute>,
+    /// What the routes go to, each once.
+    pub clusters: Vec<ServiceCluster>,
     /// As in the service file.
     pub auth: Auth,
     /// As in the service file.
@@ -56,11 +62,19 @@ pub struct ServiceRoute {
     pub exact: Option<String>,
     /// Set for a prefix of whole segments; empty for everything.
     pub prefix: Option<String>,
-    /// Of the route's cluster: `<instance id>/<name>`.
+    /// The name of its cluster.
     pub cluster: String,
     /// Seconds, with a fraction.
     pub timeout_secs: f64,
-    /// Whether Envoy speaks TLS to the upstream.
+}
+
+/// An upstream, ready for a template.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServiceCluster {
+    /// `<instance id>/<hash of the rest>`: a changed upstream is another cluster, so that a route of an older
+    /// revision never goes where only the new one may.
+    pub name: String,
+    /// Whether Envoy speaks TLS to it.
     pub tls: bool,
     /// Whether a name has to be resolved; otherwise all endpoints are addresses.
     pub dns: bool,
@@ -108,29 +122,38 @@ impl std::fmt::Debug for ServiceCertificate {
 }
 
 impl Service {
-    /// What templates see of an instance; `None` while nothing of it is published.
-    pub fn of(instance: &Instance) -> Option<Self> {
-        let published = instance.published.as_ref()?;
+    /// What templates see of a revision of an instance.
+    pub fn of(instance: &Instance, revision: &Published) -> Self {
         let ServiceFile { service, hosts, routes, auth, authz, rate_limits, access_log, .. } =
-            &published.service;
-        let mut routes: Vec<_> =
-            routes.iter().enumerate().map(|(at, route)| ServiceRoute::of(&instance.id, at, route)).collect();
+            &revision.service;
+        let mut clusters: Vec<_> =
+            routes.iter().map(|route| ServiceCluster::of(&instance.id, &route.upstream)).collect();
+        let mut routes: Vec<_> = (routes.iter().enumerate())
+            .map(|(at, route)| ServiceRoute::of(at, route, clusters[at].name.clone()))
+            .collect();
         routes.sort_by_key(ServiceRoute::specificity);
+        clusters.sort_by(|a, b| a.name.cmp(&b.name));
+        clusters.dedup();
+        let mut tls_hosts = hosts.clone();
+        let proven = instance.proven.iter().flat_map(|proven| &proven.service.hosts);
+        tls_hosts.extend(proven.filter(|host| !hosts.contains(host)).cloned());
         let certificate = instance.certificate.as_ref();
-        Some(Self {
+        Self {
             id: instance.id.clone(),
-            rev: published.rev,
+            rev: revision.rev,
             name: service.clone(),
             group: instance.group().to_owned(),
             hosts: hosts.clone(),
+            tls_hosts,
             routes,
+            clusters,
             auth: auth.clone(),
             authz: authz.clone(),
             rate_limits: rate_limits.iter().enumerate().map(ServiceLimit::of).collect(),
             access_log: access_log.clone(),
             certificate: certificate
                 .map(|found| ServiceCertificate { chain: found.chain.clone(), key: found.key.clone() }),
-        })
+        }
     }
 
     /// The variables of a template that is rendered for this service.
@@ -140,8 +163,7 @@ impl Service {
 }
 
 impl ServiceRoute {
-    fn of(id: &InstanceId, at: usize, route: &Route) -> Self {
-        let urls = &route.upstream.urls;
+    fn of(at: usize, route: &Route, cluster: String) -> Self {
         let (exact, prefix) = match route.path.strip_prefix('=') {
             Some(path) => (Some(path.to_owned()), None),
             None => (None, Some(route.path.trim_end_matches('/').to_owned())),
@@ -150,12 +172,8 @@ impl ServiceRoute {
             name: at.to_string(),
             exact,
             prefix,
-            cluster: format!("{id}/{at}"),
+            cluster,
             timeout_secs: route.timeout.duration().as_secs_f64(),
-            tls: urls.iter().any(|url| url.tls),
-            dns: urls.iter().any(|url| url.address().is_none()),
-            endpoints: urls.iter().map(|url| Endpoint { host: url.host.clone(), port: url.port }).collect(),
-            health_check: route.upstream.health_check.clone(),
         }
     }
 
@@ -163,6 +181,32 @@ impl ServiceRoute {
     fn specificity(&self) -> (bool, std::cmp::Reverse<usize>) {
         (self.exact.is_none(), std::cmp::Reverse(self.prefix.as_ref().map_or(0, String::len)))
     }
+}
+
+impl ServiceCluster {
+    fn of(id: &InstanceId, upstream: &Upstream) -> Self {
+        let urls = &upstream.urls;
+        let mut content = upstream.health_check.clone().unwrap_or_default();
+        for url in urls {
+            content.push('\n');
+            content.push_str(&url.to_string());
+        }
+        Self {
+            name: format!("{id}/{:016x}", fnv1a(content.as_bytes())),
+            tls: urls.iter().any(|url| url.tls),
+            dns: urls.iter().any(|url| url.address().is_none()),
+            endpoints: urls.iter().map(|url| Endpoint { host: url.host.clone(), port: url.port }).collect(),
+            health_check: upstream.health_check.clone(),
+        }
+    }
+}
+
+/// FNV-1a: the same on every replica and in every release, which the standard library's hashes are not. It tells
+/// the few upstreams of one service apart; nothing relies on it against an attacker.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl ServiceLimit {
@@ -175,30 +219,60 @@ impl ServiceLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        UpstreamRule,
-        instance::{Published, Request},
-    };
+    use crate::instance::Request;
+
+    /// A service with these paths and upstreams.
+    fn service(routes: &[(&str, &str)]) -> Service {
+        let route = |(path, url): &(&str, &str)| json!({"path": path, "upstream": {"urls": [url]}});
+        let routes: Vec<_> = routes.iter().map(route).collect();
+        let parameters =
+            json!({"service": "s", "hosts": ["a.test"], "routes": routes, "auth": {}, "authz": {}});
+        let text = String::new;
+        let request = Request {
+            platform: text(),
+            service_id: text(),
+            plan_id: text(),
+            organization_guid: text(),
+            space_guid: text(),
+            parameters,
+        };
+        let instance = Instance::provision("i-1".parse().unwrap(), request, "op".into());
+        Service::of(&instance, &Published::wanted_of(&instance).unwrap())
+    }
 
     #[test]
     fn the_most_specific_route_comes_first() {
-        let upstream = json!({"urls": ["http://10.0.0.1:80"]});
-        let paths = ["/", "/a", "=/a/b", "/a/b/c"];
-        let routes: Vec<_> = paths.iter().map(|path| json!({"path": path, "upstream": upstream})).collect();
-        let parameters =
-            json!({"service": "s", "hosts": ["a.test"], "routes": routes, "auth": {}, "authz": {}});
-        let service = ServiceFile::parse(&parameters, UpstreamRule::NoLoopback).unwrap();
-        let request = Request {
-            service_id: String::new(),
-            plan_id: String::new(),
-            organization_guid: String::new(),
-            space_guid: String::new(),
-            parameters,
+        let routes = service(&[
+            ("/", "http://a.test"),
+            ("/a", "http://a.test"),
+            ("=/a/b", "http://a.test"),
+            ("/a/b/c", "http://a.test"),
+        ])
+        .routes;
+        let order: Vec<_> = routes.iter().map(|route| route.name.as_str()).collect();
+        assert_eq!(order, ["2", "3", "1", "0"]);
+    }
+
+    #[test]
+    fn a_cluster_is_named_by_where_it_goes_and_not_by_its_place() {
+        let before = service(&[("/public", "http://a.test"), ("/admin", "http://b.test")]);
+        let after =
+            service(&[("/admin", "http://b.test"), ("/public", "http://a.test"), ("/more", "http://a.test")]);
+        assert_eq!(before.clusters, after.clusters);
+        let cluster_of = |service: &Service, prefix: &str| {
+            service
+                .routes
+                .iter()
+                .find(|route| route.prefix.as_deref() == Some(prefix))
+                .unwrap()
+                .cluster
+                .clone()
         };
-        let mut instance = Instance::provision("i-1".parse().unwrap(), request, "op".into());
-        instance.published = Some(Published { rev: 1, service });
-        let routes = Service::of(&instance).unwrap().routes;
-        let order: Vec<_> = routes.iter().map(|route| route.cluster.as_str()).collect();
-        assert_eq!(order, ["i-1/2", "i-1/3", "i-1/1", "i-1/0"]);
+        assert_eq!(cluster_of(&before, "/public"), cluster_of(&after, "/public"));
+        assert_ne!(cluster_of(&after, "/public"), cluster_of(&after, "/admin"));
+        assert_ne!(
+            service(&[("/", "http://c.test")]).clusters[0].name,
+            service(&[("/", "http://d.test")]).clusters[0].name
+        );
     }
 }

@@ -1,3 +1,5 @@
+//! Host names, as services may claim them.
+
 use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};

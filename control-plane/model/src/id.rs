@@ -1,3 +1,5 @@
+//! The ids of service instances.
+
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::{Host, InstanceId, ServiceFile, job::Job};
+use crate::{Host, InstanceId, InvalidService, ServiceFile, UpstreamRule, job::Job};
 
 /// A service instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct Instance {
 /// What a platform asks for in a provision or update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
+    /// Who asked: the instance is this platform's, and nobody else's.
+    pub platform: String,
     /// Of the catalog.
     pub service_id: String,
     /// Of the catalog.
@@ -54,6 +56,8 @@ pub struct Request {
 pub struct Published {
     /// The instance's revision at that time.
     pub rev: u64,
+    /// As they came: what the instance is said to be while this is the proven revision.
+    pub parameters: Value,
     /// The checked parameters.
     pub service: ServiceFile,
 }
@@ -157,6 +161,16 @@ pub enum StepState {
     Active,
     Done,
     Failed,
+}
+
+impl Published {
+    /// The wanted revision of an instance. The broker has checked the parameters; here the rule that allows most
+    /// holds.
+    pub fn wanted_of(instance: &Instance) -> Result<Self, InvalidService> {
+        let parameters = instance.request.parameters.clone();
+        let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed)?;
+        Ok(Self { rev: instance.revision, parameters, service })
+    }
 }
 
 impl OperationKind {

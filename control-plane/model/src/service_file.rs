@@ -273,6 +273,9 @@ pub fn service_schema() -> &'static Value {
 /// So many errors are told at once; more would not be read.
 const MAX_ERRORS: usize = 10;
 
+/// Each name is resolved again and again on each node.
+const MAX_URLS: usize = 200;
+
 impl ServiceFile {
     /// Checks everything that can be checked without knowing other services.
     pub fn parse(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
@@ -297,6 +300,10 @@ impl ServiceFile {
     fn broken_rules(&self, upstreams: UpstreamRule) -> Vec<String> {
         let mut broken = Vec::new();
         let mut paths = BTreeSet::new();
+        let urls: usize = self.routes.iter().map(|route| route.upstream.urls.len()).sum();
+        if urls > MAX_URLS {
+            broken.push(format!("routes: at most {MAX_URLS} upstream URLs in all, got {urls}"));
+        }
         for (at, route) in self.routes.iter().enumerate() {
             let field = format!("routes[{at}]");
             if !paths.insert(normal(&route.path)) {

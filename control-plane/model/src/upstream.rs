@@ -1,3 +1,5 @@
+//! Upstream URLs, and which of them no tenant may reach.
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -49,16 +51,25 @@ fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
         None => 80,
         Some(text) => text.parse().ok().filter(|port| *port != 0).ok_or("a port from 1 to 65535")?,
     };
-    let is_name = !host.is_empty()
-        && host.len() <= 253
-        && host.split('.').all(|label| !label.is_empty() && label.len() <= 63)
-        && host.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
-        // A name that ends in a number would be read as an address by some resolvers, such as 127.1.
-        && !host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    if !is_name && host.parse::<IpAddr>().is_err() {
+    if !is_name(host) && host.parse::<IpAddr>().is_err() {
         return Err("the host is a DNS name in lower case or an IP address");
     }
     Ok(UpstreamUrl { tls, host: host.to_owned(), port })
+}
+
+/// A DNS name that no resolver reads as an address or looks up in a hosts file; and `localhost`, which is known
+/// for what it is.
+fn is_name(host: &str) -> bool {
+    let label = |label: &str| {
+        let plain =
+            label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        (1..=63).contains(&label.len()) && plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let last = host.rsplit('.').next().unwrap_or_default();
+    // 127.1, 0x7f000001: some resolvers take a number at the end for an address.
+    let number = last.bytes().all(|byte| byte.is_ascii_digit())
+        || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    host == "localhost" || (host.len() <= 253 && host.contains('.') && host.split('.').all(label) && !number)
 }
 
 fn split_port(authority: &str) -> Result<(&str, Option<&str>), &'static str> {
@@ -83,16 +94,14 @@ impl UpstreamUrl {
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self.host.ends_with(".localhost")
+            || self.host.ends_with(".localdomain")
             || self.address().is_some_and(|address| canonical(address).is_loopback())
     }
 
     /// Whether it reaches what no tenant may reach through the edge: instance metadata and other
     /// link-local services, multicast, or nothing at all.
     pub fn is_forbidden(&self) -> bool {
-        if matches!(
-            self.host.as_str(),
-            "metadata.google.internal" | "instance-data" | "instance-data.ec2.internal"
-        ) {
+        if self.host == "metadata.google.internal" || self.host.starts_with("instance-data.") {
             return true;
         }
         self.address().is_some_and(|address| match canonical(address) {
@@ -110,11 +119,20 @@ impl UpstreamUrl {
     }
 }
 
-/// `::ffff:127.0.0.1` is 127.0.0.1.
+/// The IPv4 address that an IPv6 address stands for: mapped and compatible ones (RFC 4291 section 2.5.5), NAT64
+/// (RFC 6052 section 2.1), 6to4 (RFC 3056 section 2).
 fn canonical(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
-        IpAddr::V4(_) => address,
+    let IpAddr::V6(v6) = address else { return address };
+    let v4 = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match v6.segments() {
+        // `::` and `::1` are what they are.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        _ => address,
     }
 }
 
@@ -166,6 +184,12 @@ mod tests {
             "http://x?q",
             "http://127.1",
             "http://2130706433",
+            "http://0x7f000001",
+            "http://a.0x7f000001",
+            "http://ip6-localhost",
+            "http://metadata",
+            "http://-a.test",
+            "http://a..test",
             "http://A.test",
             "http://[::1",
             "http://[::1]x",
@@ -184,11 +208,19 @@ mod tests {
             "http://[fd00:ec2::254]",
             "http://224.0.0.1",
             "http://metadata.google.internal",
+            "http://instance-data.us-west-2.compute.internal",
+            "http://[::169.254.169.254]",
+            "http://[64:ff9b::a9fe:a9fe]",
+            "http://[2002:a9fe:a9fe::]",
         ] {
             assert!(url(text).unwrap().is_forbidden(), "{text}");
         }
         assert!(url("http://[::ffff:127.0.0.1]").unwrap().is_loopback());
-        assert!(url("http://localhost").unwrap().is_loopback());
+        for text in
+            ["http://localhost", "http://localhost.localdomain", "http://[::127.0.0.1]", "http://[::1]"]
+        {
+            assert!(url(text).unwrap().is_loopback(), "{text}");
+        }
         assert!(!url("http://10.0.0.1").unwrap().is_forbidden());
     }
 }

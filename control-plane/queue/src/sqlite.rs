@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -42,7 +43,8 @@ impl fmt::Debug for SqliteQueue {
 impl SqliteQueue {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, QueueError> {
-        let open = || -> rusqlite::Result<Connection> {
+        let open = || -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+            private(path)?;
             let connection = Connection::open(path)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -97,6 +99,11 @@ impl SqliteQueue {
         let (id, receipt) = (lease.job.id.clone(), lease.attempt);
         self.with(operation, move |db| Ok(db.execute(sql, params![id, receipt, at])? == 1)).await
     }
+}
+
+/// Makes the file readable by its owner only, before SQLite would make it readable by all.
+fn private(path: &Path) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
 }
 
 fn failed(

@@ -58,6 +58,11 @@ pub fn decode(document: &Document) -> Result<Vec<Resource>, InvalidDocument> {
     let located = |error: &serde_norway::Error| {
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+        if kind == ResourceType::Secret {
+            // The message and the line may hold a private key.
+            let line = error.location().map_or(0, |at| at.line());
+            return refuse(None, format!("a mistake near rendered line {line}, which is not shown"));
+        }
         let place = error.location().map(|at| place(&document.text, at.line(), &message));
         refuse(place, message)
     };
@@ -248,6 +253,14 @@ resources:
             "resources:\n- {name: a@1, policy: a, rev: 1, any: [{jwt: {issuer: 'https://x', algorithms: [ES256]}}]}\n",
             "t.yaml: resources[0].any[0].jwt.audiences: at least one, none of them empty, got nothing",
         );
+    }
+
+    #[test]
+    fn a_mistake_in_a_secret_shows_nothing_of_it() {
+        let key = "-----BEGIN PRIVATE KEY-----";
+        let text = format!("resources:\n- name: a.test\n  tls_certificate: {{private_key: {key:?}}}\n");
+        let refusal = decode(&document("secrets", &text)).unwrap_err();
+        assert_eq!(refusal.to_string(), "t.yaml: a mistake near rendered line 3, which is not shown");
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! One checked resource.
+
 use std::{fmt, sync::Arc};
 
 use api::ResourceType;

@@ -16,6 +16,7 @@ fn host(name: &str) -> Host {
 fn request() -> Request {
     let text = String::new;
     Request {
+        platform: text(),
         service_id: text(),
         plan_id: text(),
         organization_guid: text(),

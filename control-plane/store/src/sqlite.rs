@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -56,6 +57,8 @@ impl fmt::Debug for SqliteStore {
 enum Cause {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    File(#[from] std::io::Error),
     #[error("a row that cannot be read")]
     Row(#[from] serde_json::Error),
 }
@@ -64,6 +67,7 @@ impl SqliteStore {
     /// Opens the file, or makes it. Must be called within a tokio runtime.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let open = || -> Result<Connection, Cause> {
+            private(path)?;
             let connection = Connection::open(path)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -115,6 +119,13 @@ impl SqliteStore {
     fn announce(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
+}
+
+/// Makes the file readable by its owner only, before SQLite would make it readable by all; its `-wal` and `-shm`
+/// take the same mode.
+fn private(path: &Path) -> Result<(), Cause> {
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    Ok(())
 }
 
 fn failed(operation: &'static str, cause: Cause) -> StoreError {

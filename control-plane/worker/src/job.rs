@@ -70,6 +70,8 @@ async fn lose(worker: &Worker, lease: &Lease) {
 }
 
 async fn work(worker: &Worker, lease: &Lease) -> End {
+    // Counted by leases: a job that ends its worker is given up as well.
+    let last_try = lease.attempt >= MAX_ATTEMPTS;
     loop {
         let instance = match worker.store.get(&lease.job.instance).await {
             Ok(Some(instance))
@@ -81,14 +83,14 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
             Err(error) => return End::Again(describe(&error)),
         };
         let Some(step) = instance.operation.next_step() else {
-            match finish(worker, instance).await {
+            match finish(worker, instance, last_try).await {
                 Ok(()) => continue,
                 Err(error) => return End::Again(error),
             }
         };
         let result = match advance(worker, instance.clone(), step).await {
             Err(StepError::Refused(cause)) => fail(worker, &instance.id, step, &cause).await,
-            Err(StepError::Passing(cause)) if lease.attempt >= MAX_ATTEMPTS => {
+            Err(StepError::Passing(cause)) if last_try => {
                 fail(worker, &instance.id, step, &format!("given up after {MAX_ATTEMPTS} tries: {cause}"))
                     .await
             }
@@ -110,12 +112,17 @@ async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Res
     Ok(())
 }
 
-/// All steps are done.
-async fn finish(worker: &Worker, mut instance: Instance) -> Result<(), String> {
+/// All steps are done. On the last try what cannot be cleaned up is left over; the revision is live all the same.
+async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Result<(), String> {
     match instance.operation.kind {
         OperationKind::Provision | OperationKind::Update => {
             instance.proven.clone_from(&instance.published);
-            keep_only_proven(worker, &instance).await?;
+            match keep_only_proven(worker, &instance).await {
+                Err(error) if last_try => {
+                    tracing::error!(instance = %instance.id, error, "hosts or names of the old revision are left over");
+                }
+                kept => kept?,
+            }
             instance.operation.description = "live: acknowledged by Envoy and its sidecars".into();
         }
         OperationKind::Deprovision => {
@@ -136,13 +143,23 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
     let stored = worker.store.get(id).await.map_err(|error| describe(&error))?;
     let Some(mut instance) = stored else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
-    if instance.operation.kind != OperationKind::Deprovision {
+    let leaving = instance.operation.kind == OperationKind::Deprovision;
+    if !leaving {
         instance.published.clone_from(&instance.proven);
-        keep_only_proven(worker, &instance).await?;
+        if let Some(proven) = &instance.proven {
+            // What the instance is said to be is what is live, and a repeat of the refused change is a change.
+            instance.request.parameters.clone_from(&proven.parameters);
+        }
     }
     instance.operation.note(step, StepState::Failed, cause);
     instance.operation.state = OperationState::Failed;
-    put(worker, &instance).await.map_err(|error| error.to_string())
+    put(worker, &instance).await.map_err(|error| error.to_string())?;
+    // Only now: a host that is free while it is still published could become another's. If this fails, the host
+    // stays with the instance, and its next operation frees it.
+    if !leaving && let Err(error) = keep_only_proven(worker, &instance).await {
+        tracing::error!(instance = %instance.id, error, "hosts or names of the failed change are left over");
+    }
+    Ok(())
 }
 
 /// Frees hosts and names that the proven revision does not use.

@@ -47,19 +47,21 @@ impl Worker {
             while jobs.len() >= MAX_JOBS {
                 jobs.join_next().await;
             }
-            tokio::select! {
+            // Only given up at the end: a lease that nobody takes would hide its job from everybody.
+            let received = tokio::select! {
                 () = &mut stop => return,
-                Some(_) = jobs.join_next() => {}
-                received = self.queue.receive(self.lease) => match received {
-                    Ok(lease) => {
-                        jobs.spawn(job::carry_through(self.clone(), lease));
-                    }
-                    Err(error) => {
-                        tracing::error!(error = %error, cause = ?error.source, "no job can be received");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                },
+                received = self.queue.receive(self.lease) => received,
+            };
+            match received {
+                Ok(lease) => {
+                    jobs.spawn(job::carry_through(self.clone(), lease));
+                }
+                Err(error) => {
+                    tracing::error!(error = %error, cause = ?error.source, "no job can be received");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
+            while jobs.try_join_next().is_some() {}
         }
     }
 }

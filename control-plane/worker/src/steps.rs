@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{
-    Host, ServiceFile, UpstreamRule,
+    Host,
     fleet::Progress,
     instance::{Instance, OperationKind, Published, StepName, StepState},
 };
@@ -46,6 +46,8 @@ impl Worker {
             StepName::Dns => self.publish_names(instance).await,
             StepName::Publish if leaving => {
                 instance.published = None;
+                // Nothing returns to it any more, whatever becomes of this operation.
+                instance.proven = None;
                 Ok("withdrawn".into())
             }
             StepName::Publish => publish(instance),
@@ -58,7 +60,7 @@ impl Worker {
     }
 
     async fn claim(&self, instance: &Instance) -> Result<String, StepError> {
-        let hosts = wanted_service(instance)?.hosts;
+        let hosts = wanted(instance)?.service.hosts;
         for (at, host) in hosts.iter().enumerate() {
             if let Claim::Taken(_) = self.store.claim(host, &instance.id).await? {
                 return Err(StepError::Refused(format!(
@@ -69,8 +71,9 @@ impl Worker {
         Ok(format!("claimed {}", shown(&hosts)))
     }
 
+    /// For the hosts of the new revision, and until it is proven those of the old one.
     async fn certificate(&self, instance: &mut Instance) -> Result<String, StepError> {
-        let hosts = wanted_service(instance)?.hosts;
+        let hosts = wanted_and_proven_hosts(instance)?;
         let good = |known: &&model::instance::Certificate| {
             known.hosts == hosts && known.not_after - OffsetDateTime::now_utc() > RENEW_BEFORE
         };
@@ -83,11 +86,7 @@ impl Worker {
 
     /// The names of the new revision, and until it is proven those of the old one.
     async fn publish_names(&self, instance: &Instance) -> Result<String, StepError> {
-        let mut hosts = wanted_service(instance)?.hosts;
-        let proven = instance.proven.iter().flat_map(|proven| &proven.service.hosts);
-        let old: Vec<_> = proven.filter(|host| !hosts.contains(host)).cloned().collect();
-        hosts.extend(old);
-        self.names(instance, hosts).await
+        self.names(instance, wanted_and_proven_hosts(instance)?).await
     }
 
     async fn names(&self, instance: &Instance, hosts: Vec<Host>) -> Result<String, StepError> {
@@ -145,15 +144,20 @@ impl Worker {
 }
 
 fn publish(instance: &mut Instance) -> Result<String, StepError> {
-    let service = wanted_service(instance)?;
-    instance.published = Some(Published { rev: instance.revision, service });
+    instance.published = Some(wanted(instance)?);
     Ok(format!("published revision {}", instance.revision))
 }
 
-/// The parameters were checked by the broker; they are read here with the rule that allows most.
-fn wanted_service(instance: &Instance) -> Result<ServiceFile, StepError> {
-    ServiceFile::parse(&instance.request.parameters, UpstreamRule::LoopbackAllowed)
-        .map_err(|error| StepError::Refused(error.to_string()))
+fn wanted(instance: &Instance) -> Result<Published, StepError> {
+    Published::wanted_of(instance).map_err(|error| StepError::Refused(error.to_string()))
+}
+
+fn wanted_and_proven_hosts(instance: &Instance) -> Result<Vec<Host>, StepError> {
+    let mut hosts = wanted(instance)?.service.hosts;
+    let proven = instance.proven.iter().flat_map(|proven| &proven.service.hosts);
+    let old: Vec<_> = proven.filter(|host| !hosts.contains(host)).cloned().collect();
+    hosts.extend(old);
+    Ok(hosts)
 }
 
 fn shown(hosts: &[Host]) -> String {

@@ -48,8 +48,8 @@ pub struct Rule {
     pub scopes: Vec<String>,
 }
 
-/// As many as the schema of the service file allows.
-const MAX_RULES: usize = 10_000;
+/// As many as the schema of the service file allows. They are looked at one after another, for each request.
+const MAX_RULES: usize = 1_000;
 
 impl TryFrom<pb::authz::Policy> for Policy {
     type Error = Invalid;
@@ -73,7 +73,7 @@ impl TryFrom<pb::authz::Policy> for Policy {
             Err(_) => return Err(Invalid::new("mode", wire.mode, "a mode that this release knows")),
         };
         if wire.allow.len() > MAX_RULES {
-            return Err(Invalid::new("allow", wire.allow.len(), "at most 10000 rules"));
+            return Err(Invalid::new("allow", wire.allow.len(), "at most 1000 rules"));
         }
         let allow = (wire.allow.into_iter().enumerate())
             .map(|(at, rule)| Rule::try_from(rule).map_err(|why| why.within(&format!("allow[{at}]"))))

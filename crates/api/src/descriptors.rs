@@ -1,3 +1,5 @@
+//! The descriptors of every message that may be served.
+
 use std::sync::LazyLock;
 
 use prost_reflect::DescriptorPool;

@@ -1,3 +1,5 @@
+//! The error of every typed check.
+
 use std::fmt;
 
 /// A value that its type forbids: which field, which value, which rule.

@@ -82,6 +82,9 @@ pub enum AmbiguousPath {
     /// `.`, `..`, or an empty segment inside.
     #[error("it must not hold dot segments or empty segments")]
     DotSegment,
+    /// Overlong forms such as `%c0%ae` are a dot to some decoders.
+    #[error("it must be UTF-8 once it is decoded")]
+    Encoding,
     /// A control character, white space, `#`, or an encoded control character.
     #[error("it must not hold control characters, white space or a fragment")]
     Control,
@@ -111,8 +114,12 @@ impl<'a> RequestPath<'a> {
                 Ok(b';') => return Err(AmbiguousPath::Parameter),
                 Ok(b'.') => return Err(AmbiguousPath::DotSegment),
                 Ok(byte) if byte < b' ' || byte == 0x7f => return Err(AmbiguousPath::Control),
+                Ok(b'?' | b'#') => return Err(AmbiguousPath::Control),
                 Ok(_) => {}
             }
+        }
+        if !decodes_to_utf8(path) {
+            return Err(AmbiguousPath::Encoding);
         }
         let inner = path[1..].strip_suffix('/').unwrap_or(&path[1..]);
         if path != "/" && inner.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
@@ -125,6 +132,21 @@ impl<'a> RequestPath<'a> {
     pub fn as_str(self) -> &'a str {
         self.0
     }
+}
+
+/// Every `%` is followed by two hex digits here.
+fn decodes_to_utf8(path: &str) -> bool {
+    if !path.contains('%') {
+        return true;
+    }
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2).unwrap_or((part, ""));
+        bytes.extend(u8::from_str_radix(code, 16));
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 #[cfg(test)]
@@ -179,9 +201,18 @@ mod tests {
             ("/a%00", AmbiguousPath::Control),
             ("/a b", AmbiguousPath::Control),
             ("/a#b", AmbiguousPath::Control),
+            ("/a%3fb", AmbiguousPath::Control),
+            ("/a%23b", AmbiguousPath::Control),
+            ("/a/%c0%ae%c0%ae/b", AmbiguousPath::Encoding),
+            ("/%ff", AmbiguousPath::Encoding),
         ] {
             assert_eq!(RequestPath::parse(path), Err(expected), "{path}");
         }
+    }
+
+    #[test]
+    fn other_scripts_are_paths_too() {
+        assert!(RequestPath::parse("/gr%C3%BC%C3%9Fe/%E2%82%AC").is_ok());
     }
 
     #[test]

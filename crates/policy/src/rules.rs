@@ -1,3 +1,5 @@
+//! The rules of a service, and how they decide.
+
 use std::collections::HashSet;
 
 use api::{

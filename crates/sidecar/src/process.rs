@@ -7,7 +7,7 @@ use api::{ResourceType, Role};
 use clap::Args;
 use prometheus_client::registry::Registry;
 use runtime::{Admin, Readiness, Shutdown};
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Endpoint, server::Router};
 use xds::{Client, Handler, disk::LastGood};
@@ -41,6 +41,7 @@ pub struct Process {
     socket: UnixListener,
     shutdown: Shutdown,
     readiness: Readiness,
+    client: JoinHandle<()>,
 }
 
 /// Requests under way have a deadline of 250 ms in Envoy; after this the rest is cut off.
@@ -72,18 +73,20 @@ impl Process {
             .with_context(|| format!("--admin: listening on {}", settings.admin))?;
         let socket = runtime::unix::bind(&settings.socket)
             .with_context(|| format!("--socket: listening on {}", settings.socket.display()))?;
-        tokio::spawn(client.run());
+        let client = tokio::spawn(client.run());
         tracing::info!(socket = %settings.socket.display(), %admin, node = node_id, "serving");
-        Ok(Self { socket, shutdown, readiness })
+        Ok(Self { socket, shutdown, readiness, client })
     }
 
     /// Serves until it is asked to stop, then drains.
     pub async fn serve(self, router: Router) -> anyhow::Result<()> {
-        let Self { socket, shutdown, readiness } = self;
+        let Self { socket, shutdown, readiness, client } = self;
         let draining = shutdown.clone();
         let serve = router.serve_with_incoming_shutdown(UnixListenerStream::new(socket), shutdown.wait());
         tokio::select! {
             served = serve => served.context("serving gRPC"),
+            // A supervisor starts it again, from disk; decisions by stale policies for ever would be worse.
+            ended = client => Err(anyhow::anyhow!("following the control plane ended: {ended:?}")),
             () = async move {
                 draining.wait().await;
                 let _unready = readiness.latch("drain");

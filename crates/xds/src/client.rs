@@ -160,7 +160,9 @@ impl<H: Handler> Client<H> {
                 Err(status) => return (served, StreamEnd::Status(status)),
             };
             served = true;
-            if requests.send(self.answer(response)).await.is_err() {
+            // Syncs files before it acknowledges.
+            let answer = tokio::task::block_in_place(|| self.answer(response));
+            if requests.send(answer).await.is_err() {
                 return (served, StreamEnd::Closed);
             }
         }

@@ -102,12 +102,15 @@ fn bad_request(policy: &Policy, description: String) -> (Decision, DecisionResul
     (Decision::Deny { record, status: 400, description, challenge: None }, DecisionResult::BadRequest)
 }
 
-/// A claim can hold any Unicode; a header value holds visible ASCII and spaces. The rest is percent-encoded.
+/// A claim can hold any Unicode; a header value holds visible ASCII, and spaces that are not at its ends (RFC 9110
+/// section 5.5). The rest is percent-encoded.
 fn header_value(text: &str) -> String {
     use std::fmt::Write as _;
     let mut value = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if (0x20..0x7f).contains(&byte) && byte != b'%' {
+    let inner = text.len() - text.trim_start_matches(' ').len()..text.trim_end_matches(' ').len();
+    for (at, byte) in text.bytes().enumerate() {
+        let space = byte == b' ' && inner.contains(&at);
+        if space || (byte.is_ascii_graphic() && byte != b'%') {
             value.push(char::from(byte));
         } else {
             // Writing to a string does not fail.
@@ -244,5 +247,7 @@ mod tests {
     #[test]
     fn claims_become_header_values_that_cannot_break_out() {
         assert_eq!(header_value("a b%\r\nä"), "a b%25%0D%0A%C3%A4");
+        assert_eq!(header_value(" root "), "%20root%20");
+        assert_eq!(header_value(" "), "%20");
     }
 }

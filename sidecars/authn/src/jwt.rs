@@ -74,14 +74,19 @@ struct Header<'a> {
     alg: std::borrow::Cow<'a, str>,
     #[serde(borrow, default)]
     kid: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default)]
-    crit: Option<IgnoredAny>,
-    #[serde(default)]
-    b64: Option<IgnoredAny>,
-    #[serde(default)]
-    zip: Option<IgnoredAny>,
-    #[serde(default)]
-    enc: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+    #[serde(default, deserialize_with = "present")]
+    b64: bool,
+    #[serde(default, deserialize_with = "present")]
+    zip: bool,
+    #[serde(default, deserialize_with = "present")]
+    enc: bool,
+}
+
+/// Whatever the value is, also null.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 /// RFC 7519 section 4.1 and RFC 9068 section 2.2. A claim that stands twice is an error of the reader.
@@ -128,8 +133,7 @@ pub(crate) fn verify<'k>(
         signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(InvalidToken::Malformed)?;
     let header = decoded(header)?;
     let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| InvalidToken::Malformed)?;
-    let unsupported =
-        [&header.crit, &header.b64, &header.zip, &header.enc].iter().any(|field| field.is_some());
+    let unsupported = header.crit || header.b64 || header.zip || header.enc;
     if unsupported || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
         return Err(InvalidToken::Unsupported.into());
     }
@@ -150,7 +154,9 @@ pub(crate) fn verify<'k>(
 }
 
 fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
-    BASE64_URL_SAFE_NO_PAD.decode(segment).map_err(|_| InvalidToken::Malformed)
+    let json = BASE64_URL_SAFE_NO_PAD.decode(segment).map_err(|_| InvalidToken::Malformed)?;
+    // The reader would take the fields from an array too, by their order.
+    if json.first() == Some(&b'{') { Ok(json) } else { Err(InvalidToken::Malformed) }
 }
 
 fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Identity, InvalidToken> {
@@ -342,6 +348,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_header_or_claims_that_are_no_object_are_refused() {
+        let array = json!(["ES256", "ec"]).to_string();
+        refused(&signed(&array, &claims().to_string()), InvalidToken::Malformed);
+        let array = json!([ISSUER, "alice", "hello", NOW + 60.0, null, null, "read", null]).to_string();
+        refused(&signed(&header().to_string(), &array), InvalidToken::Malformed);
+    }
+
+    #[test]
     fn a_claim_that_stands_twice_is_refused() {
         let claims = claims().to_string().replacen('{', "{\"sub\":\"mallory\",", 1);
         refused(&signed(&header().to_string(), &claims), InvalidToken::Claims);
@@ -366,6 +380,7 @@ pub(crate) mod tests {
     fn what_would_change_how_a_signature_is_read_is_refused() {
         for (name, value) in [
             ("crit", json!(["exp"])),
+            ("crit", json!(null)),
             ("b64", json!(false)),
             ("zip", json!("DEF")),
             ("enc", json!("A256GCM")),

@@ -1,3 +1,5 @@
+//! What the sidecar counts.
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family},

@@ -1,15 +1,18 @@
 //! One domain's limits as a tree, checked once; what this release does not do is refused and never ignored.
 
-use std::{collections::HashMap, num::NonZeroU64};
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
 use envoy_types::pb::ratelimit::config::ratelimit::v3::{
     RateLimitConfig, RateLimitDescriptor, RateLimitPolicy, RateLimitUnit,
 };
 
-/// The limits of one domain.
-#[derive(Debug, Default)]
+use crate::counters::{Budget, Counters, MAX_KEYS_PER_DOMAIN};
+
+/// The limits of one domain, and how much of them is used.
+#[derive(Debug)]
 pub(crate) struct Domain {
     root: Level,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -42,14 +45,19 @@ pub(crate) struct Limit {
 /// Deeper than any actions that Envoy can express.
 const MAX_DEPTH: usize = 16;
 
-impl TryFrom<RateLimitConfig> for Domain {
-    type Error = String;
-
-    fn try_from(wire: RateLimitConfig) -> Result<Self, String> {
+impl Domain {
+    /// Checks the configuration; the counters begin at nothing.
+    pub(crate) fn new(wire: RateLimitConfig, budget: Arc<Budget>) -> Result<Self, String> {
         if wire.domain.is_empty() {
             return Err("domain: must name the domain, got nothing".into());
         }
-        Ok(Self { root: level(wire.descriptors, "descriptors", 1)? })
+        let counters = Counters::new(MAX_KEYS_PER_DOMAIN, budget);
+        Ok(Self { root: level(wire.descriptors, "descriptors", 1)?, counters })
+    }
+
+    /// How often each of its keys was hit.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 }
 
@@ -165,7 +173,7 @@ pub(crate) mod tests {
             descriptor("remote_address", "", Some((5, RateLimitUnit::Minute))),
             descriptor("remote_address", "10.0.0.1", Some((9, RateLimitUnit::Minute))),
         ];
-        let domain = Domain::try_from(config(vec![outer])).unwrap();
+        let domain = Domain::new(config(vec![outer]), Arc::default()).unwrap();
         assert_eq!(requests(&domain, &[("limit", "0"), ("remote_address", "10.0.0.2")]), Some(5));
         assert_eq!(requests(&domain, &[("limit", "0"), ("remote_address", "10.0.0.1")]), Some(9));
         assert_eq!(requests(&domain, &[("limit", "0")]), None);
@@ -188,13 +196,13 @@ pub(crate) mod tests {
             (vec![quota], "quota_mode"),
             (vec![named], "replaces"),
         ] {
-            let refusal = Domain::try_from(config(descriptors)).unwrap_err();
+            let refusal = Domain::new(config(descriptors), Arc::default()).unwrap_err();
             assert!(refusal.contains(word), "{refusal}");
         }
         let mut deep = one();
         for _ in 0..MAX_DEPTH {
             deep = RateLimitDescriptor { descriptors: vec![deep], ..descriptor("a", "", None) };
         }
-        assert!(Domain::try_from(config(vec![deep])).unwrap_err().contains("at most 16 levels"));
+        assert!(Domain::new(config(vec![deep]), Arc::default()).unwrap_err().contains("at most 16 levels"));
     }
 }

@@ -1,8 +1,12 @@
-//! How often each key was hit in its window. Bounded: a flood of keys fills the table and no more.
+//! How often each key was hit in its window. Bounded: a flood of keys fills its domain's table and no more, and
+//! all tables together have a bound too.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::config::Limit;
@@ -10,11 +14,26 @@ use crate::config::Limit;
 /// Distinguishes counters: a hash of domain, entries and window length.
 pub(crate) type Key = u128;
 
-/// The counters of one node.
+/// The counters of one domain.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    shards: Vec<Mutex<HashMap<Key, Window>>>,
+    shards: Vec<Mutex<Shard>>,
     max_per_shard: usize,
+    budget: Arc<Budget>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    windows: HashMap<Key, Window>,
+    /// When it was last looked through for windows that have ended.
+    swept: u64,
+}
+
+/// What all domains of a node share.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    max: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,13 +56,38 @@ pub(crate) struct Counted {
 
 /// Threads rarely meet in one of so many.
 const SHARDS: usize = 16;
-/// About 100 MB when full: 48 bytes an entry, and the table's spare room.
-pub(crate) const MAX_KEYS: usize = 1_000_000;
+/// Of one domain: one tenant's flood leaves room for the others.
+pub(crate) const MAX_KEYS_PER_DOMAIN: usize = 65_536;
+/// Of a node: about 100 MB when full, at 48 bytes an entry with the tables' spare room.
+const MAX_KEYS: usize = 1_000_000;
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { used: AtomicUsize::new(0), max: MAX_KEYS }
+    }
+}
+
+impl Budget {
+    /// How many keys have a counter.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn is_spent(&self) -> bool {
+        self.used() >= self.max
+    }
+}
+
+impl Drop for Counters {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.len(), Ordering::Relaxed);
+    }
+}
 
 impl Counters {
-    pub(crate) fn new(max_keys: usize) -> Self {
+    pub(crate) fn new(max_keys: usize, budget: Arc<Budget>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, max_per_shard: max_keys.div_ceil(SHARDS) }
+        Self { shards, max_per_shard: max_keys.div_ceil(SHARDS), budget }
     }
 
     /// Counts `hits` for a key; 0 only looks. Where the table is full of living windows, `overflow` (the
@@ -61,15 +105,24 @@ impl Counters {
 
     fn try_hit(&self, key: Key, limit: &Limit, hits: u64, now: u64, max: usize) -> Option<Counted> {
         let shard = usize::try_from(key % SHARDS as u128).unwrap_or(0);
-        let mut windows = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
-        if !windows.contains_key(&key) && windows.len() >= max {
-            windows.retain(|_, window| window.ends > now);
-            if windows.len() >= max {
+        let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        if !shard.windows.contains_key(&key) {
+            let full =
+                |shard: &Shard| shard.windows.len() >= max || (max != usize::MAX && self.budget.is_spent());
+            // At most once a second: a flood must not make every request look through the table.
+            if full(&shard) && shard.swept != now {
+                shard.swept = now;
+                let before = shard.windows.len();
+                shard.windows.retain(|_, window| window.ends > now);
+                self.budget.used.fetch_sub(before - shard.windows.len(), Ordering::Relaxed);
+            }
+            if full(&shard) {
                 return None;
             }
+            self.budget.used.fetch_add(1, Ordering::Relaxed);
         }
         let ends = (now / limit.window_secs + 1).saturating_mul(limit.window_secs.get());
-        let window = windows.entry(key).or_insert(Window { ends, hits: 0 });
+        let window = shard.windows.entry(key).or_insert(Window { ends, hits: 0 });
         if window.ends != ends {
             *window = Window { ends, hits: 0 };
         }
@@ -84,8 +137,11 @@ impl Counters {
     }
 
     /// How many keys have a counter.
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).windows.len())
+            .sum()
     }
 }
 
@@ -110,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_window_lets_its_limit_pass_and_begins_anew_at_a_full_minute() {
-        let counters = Counters::new(100);
+        let counters = Counters::new(100, Arc::default());
         assert_eq!(hit(&counters, 1, 2, 1, 6_000_010), (false, 1, 50));
         assert_eq!(hit(&counters, 1, 2, 1, 6_000_010), (false, 0, 50));
         assert_eq!(hit(&counters, 1, 2, 1, 6_000_059), (true, 0, 1));
@@ -120,7 +176,7 @@ mod tests {
 
     #[test]
     fn zero_hits_only_look_and_huge_ones_do_not_overflow() {
-        let counters = Counters::new(100);
+        let counters = Counters::new(100, Arc::default());
         assert_eq!(hit(&counters, 1, 2, 0, 0), (false, 2, 60));
         assert!(hit(&counters, 1, 2, u64::MAX, 0).0);
         assert!(hit(&counters, 1, 2, u64::MAX, 0).0);
@@ -129,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_stays_in_its_bound_and_shares_one_counter() {
-        let counters = Counters::new(160);
+        let counters = Counters::new(160, Arc::default());
         for key in 1..=10_000 {
             counters.hit(key, u128::MAX, &limit(5), 1, 0);
         }
@@ -140,10 +196,24 @@ mod tests {
         assert!(!fresh.over && !fresh.overflowed, "the old windows made room");
     }
 
+    #[test]
+    fn domains_share_a_budget_and_give_it_back() {
+        let budget = Arc::new(Budget { used: AtomicUsize::new(0), max: 10 });
+        let (flooded, other) =
+            (Counters::new(100, Arc::clone(&budget)), Counters::new(100, Arc::clone(&budget)));
+        for key in 1..=50 {
+            flooded.hit(key, u128::MAX, &limit(5), 1, 0);
+        }
+        assert!(budget.used() <= 10 + 1);
+        assert!(other.hit(1, u128::MAX, &limit(5), 1, 0).overflowed);
+        drop(flooded);
+        assert!(!other.hit(2, u128::MAX, &limit(5), 1, 0).overflowed);
+    }
+
     proptest! {
         #[test]
         fn a_window_never_lets_more_pass_than_its_limit(requests in 0_u32..50, times in proptest::collection::vec(0_u64..180, 1..300)) {
-            let counters = Counters::new(100);
+            let counters = Counters::new(100, Arc::default());
             let mut passed = HashMap::<u64, u32>::new();
             let mut times = times;
             times.sort_unstable();

@@ -19,15 +19,14 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     config::{Domain, Limit},
-    counters::{Counted, Counters, Key, MAX_KEYS},
+    counters::{Counted, Key},
     metrics::{Metrics, Outcome},
     state::State,
 };
 
-/// Answers from the limits in force and this node's counters.
+/// Answers from the limits in force and their counters on this node.
 pub struct RateLimitSidecar {
     state: Arc<State>,
-    counters: Counters,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 }
@@ -38,7 +37,7 @@ const MAX_DESCRIPTORS: usize = 256;
 impl RateLimitSidecar {
     /// Reads this state and this clock.
     pub fn new(state: Arc<State>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
-        Self { state, counters: Counters::new(MAX_KEYS), clock, metrics }
+        Self { state, clock, metrics }
     }
 
     /// For a tonic server.
@@ -88,12 +87,13 @@ impl RateLimitSidecar {
         now: u64,
     ) -> Option<(Limit, Counted)> {
         let entries = descriptor.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
-        let limit = domain?.find(entries)?;
+        let domain = domain?;
+        let limit = domain.find(entries)?;
         // 0 in the request means 1; 0 in a descriptor only looks (proto of RateLimitRequest).
         let hits =
             descriptor.hits_addend.as_ref().map_or(u64::from(request.hits_addend.max(1)), |hits| hits.value);
         let (key, overflow) = keys(&request.domain, descriptor, &limit);
-        let counted = self.counters.hit(key, overflow, &limit, hits, now);
+        let counted = domain.counters().hit(key, overflow, &limit, hits, now);
         if counted.overflowed {
             self.metrics.overflow_hits.inc();
         }
@@ -178,7 +178,7 @@ impl RateLimitService for RateLimitSidecar {
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
         let answer = self.answer(request.get_ref());
-        self.metrics.counters.set(i64::try_from(self.counters.len()).unwrap_or(i64::MAX));
+        self.metrics.counters.set(i64::try_from(self.state.counters()).unwrap_or(i64::MAX));
         answer.map(Response::new)
     }
 }

@@ -8,17 +8,25 @@ use envoy_types::pb::ratelimit::config::ratelimit::v3::RateLimitConfig;
 use prost::Message as _;
 use xds::Handler;
 
-use crate::config::Domain;
+use crate::{config::Domain, counters::Budget};
 
 type Domains = HashMap<String, Arc<Domain>>;
 
 /// Read by every request.
 #[derive(Default)]
-pub struct State(ArcSwap<Domains>);
+pub struct State {
+    domains: ArcSwap<Domains>,
+    budget: Arc<Budget>,
+}
 
 impl State {
     pub(crate) fn domain(&self, name: &str) -> Option<Arc<Domain>> {
-        self.0.load().get(name).cloned()
+        self.domains.load().get(name).cloned()
+    }
+
+    /// How many keys have a counter.
+    pub(crate) fn counters(&self) -> usize {
+        self.budget.used()
     }
 
     #[cfg(test)]
@@ -54,7 +62,8 @@ impl Handler for Follower {
         if self.next.iter().any(|(other, (taken, _))| other != name && *taken == domain) {
             return Err(format!("domain: belongs to another configuration, got {domain:?}"));
         }
-        self.next.insert(name.to_owned(), (domain, Arc::new(Domain::try_from(wire)?)));
+        self.next
+            .insert(name.to_owned(), (domain, Arc::new(Domain::new(wire, Arc::clone(&self.state.budget))?)));
         Ok(())
     }
 
@@ -64,6 +73,6 @@ impl Handler for Follower {
 
     fn commit(&mut self) {
         let domains = self.next.values().map(|(name, domain)| (name.clone(), Arc::clone(domain)));
-        self.state.0.store(Arc::new(domains.collect()));
+        self.state.domains.store(Arc::new(domains.collect()));
     }
 }

@@ -1,0 +1,56 @@
+//! What the documents promise.
+
+use std::path::Path;
+
+use crate::{project, read, tracked};
+
+#[test]
+fn the_readme_names_its_two_commands() {
+    let readme = read("README.md");
+    for command in ["cargo xtask up", "cargo xtask test"] {
+        assert!(readme.contains(command), "README.md does not name `{command}`");
+    }
+}
+
+#[test]
+fn the_documents_are_there() {
+    for path in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"]
+    {
+        assert!(read(path).len() > 500, "{path} says next to nothing");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for path in tracked().into_iter().filter(|path| path.ends_with(".md")) {
+        let folder = project().join(&path);
+        let folder = folder.parent().expect("a file is in a folder").to_owned();
+        let text = read(&path);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            let elsewhere = file.is_empty() || file.contains("://");
+            assert!(elsewhere || folder.join(file).exists(), "{path} links to {target}");
+        }
+    }
+}
+
+#[test]
+fn ci_runs_the_test_command_and_nothing_more() {
+    let script = read(".ci/run");
+    let commands: Vec<_> =
+        script.lines().filter(|line| line.contains("cargo")).filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(commands.last(), Some(&"exec cargo xtask test"), "{commands:?}");
+}
+
+#[test]
+fn the_architecture_names_every_dependency() {
+    let manifest = read("Cargo.toml");
+    let section = manifest.split("# Others'; ARCHITECTURE.md says why each.").nth(1).expect("the list");
+    let section = section.split("[workspace.lints").next().unwrap_or_default();
+    let architecture = read("ARCHITECTURE.md");
+    for line in section.lines().filter(|line| !line.starts_with('#')) {
+        let Some((name, _)) = line.split_once(" = ") else { continue };
+        assert!(architecture.contains(&format!("`{name}`")), "ARCHITECTURE.md does not say why {name}");
+    }
+    assert!(Path::new(&project().join("deny.toml")).exists());
+}

@@ -58,7 +58,7 @@ async fn until_ready(child: &mut Child) -> String {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), read).await.expect("ready");
+    tokio::time::timeout(Duration::from_mins(1), read).await.expect("ready");
     text
 }
 

@@ -23,7 +23,7 @@ pub struct Lab {
 }
 
 /// Long enough for a debug build on a machine that does other things; never a measure of anything.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -54,20 +54,17 @@ async fn prepared() -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Waits until `condition` gives something; panics with `what` when it does not.
-#[track_caller]
-pub fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> impl Future<Output = T>
+pub async fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
-    async move {
-        let end = tokio::time::Instant::now() + DEADLINE;
-        loop {
-            if let Some(found) = condition().await {
-                return found;
-            }
-            assert!(tokio::time::Instant::now() < end, "not within {} s: {what}", DEADLINE.as_secs());
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let end = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = condition().await {
+            return found;
         }
+        assert!(tokio::time::Instant::now() < end, "not within {} s: {what}", DEADLINE.as_secs());
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

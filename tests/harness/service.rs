@@ -28,12 +28,11 @@ impl Service {
     /// Changes one field, by JSON pointer.
     #[must_use]
     pub fn with(mut self, pointer: &str, value: Value) -> Self {
-        match self.parameters.pointer_mut(pointer) {
-            Some(place) => *place = value,
-            None => {
-                let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
-                self.parameters.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"))[key] = value;
-            }
+        if let Some(place) = self.parameters.pointer_mut(pointer) {
+            *place = value;
+        } else {
+            let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+            self.parameters.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"))[key] = value;
         }
         self
     }

@@ -30,7 +30,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Runs it quietly, and gives what it printed.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
+    let output = command.output().with_context(|| format!("starting {}", command.get_program().display()))?;
     ensure!(
         output.status.success(),
         "{} failed:\n{}",

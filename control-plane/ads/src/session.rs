@@ -91,7 +91,9 @@ impl Session {
         let received = stream.receive(request, first, &OfKind(&self.snapshot, kind));
         if first && kind == ResourceType::Endpoints {
             // It brought them along and has them, but the clusters that it just got wait for them (rule 44).
-            std::mem::take(&mut self.clusters_sent).iter().for_each(|cluster| stream.resend(cluster));
+            for cluster in std::mem::take(&mut self.clusters_sent) {
+                stream.resend(&cluster);
+            }
         }
         match &received {
             Received::Ack(changes) if names_nothing(request) => self.record_ack(kind, changes),

@@ -36,7 +36,7 @@ pub(crate) async fn report(
             match store.report(&replica, &group, &report).await {
                 Ok(()) => written = Some((report, tokio::time::Instant::now())),
                 Err(error) => {
-                    tracing::error!(error = %error, cause = ?error.source, "the report is not written")
+                    tracing::error!(error = %error, cause = ?error.source, "the report is not written");
                 }
             }
         }

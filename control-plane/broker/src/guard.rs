@@ -42,9 +42,9 @@ pub fn authorized<'a>(headers: &HeaderMap, known: &'a [Credentials]) -> Option<&
         return None;
     }
     let given = BASE64_STANDARD.decode(encoded.trim()).ok()?;
-    let matching =
+    let mut matching =
         known.iter().filter(|one| same(&given, format!("{}:{}", one.user, one.password).as_bytes()));
-    matching.last()
+    matching.next_back()
 }
 
 /// Takes as long for the first wrong byte as for the last one.

@@ -103,9 +103,9 @@ fn repeated(known: &Instance, request: &Request) -> Option<Answer> {
         (OperationKind::Deprovision, OperationState::InProgress) => Some(Answer::concurrency()),
         (_, OperationState::InProgress) => Some(Answer::accepted(&operation.id)),
         (_, OperationState::Succeeded) => Some(Answer::ok(json!({}))),
-        (OperationKind::Update, OperationState::Failed) => Some(Answer::ok(json!({}))),
-        // The failed one left nothing behind: try again.
-        (_, OperationState::Failed) => None,
+        // A failed change leaves what was live, and what the instance is said to be is that. Where nothing ever was
+        // live, try again.
+        (_, OperationState::Failed) => known.proven.as_ref().map(|_| Answer::ok(json!({}))),
     }
 }
 

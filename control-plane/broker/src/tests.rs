@@ -167,6 +167,17 @@ async fn a_failed_provision_may_begin_anew_with_a_new_revision() {
 }
 
 #[tokio::test]
+async fn what_never_was_live_is_not_said_to_be() {
+    let bench = bench();
+    bench.send(Method::PUT, PUT, &body()).await;
+    bench.end(OperationState::Failed, |_| {}).await;
+    let change = json!({"service_id": SERVICE_ID, "parameters": parameters()});
+    assert_eq!(bench.send(Method::PATCH, PUT, &change).await.0, StatusCode::ACCEPTED);
+    bench.end(OperationState::Failed, |_| {}).await;
+    assert_eq!(bench.send(Method::PUT, PUT, &body()).await.0, StatusCode::ACCEPTED, "not 200");
+}
+
+#[tokio::test]
 async fn bad_input_is_told_with_its_field_and_changes_nothing() {
     let bench = bench();
     for (field, value, word) in [

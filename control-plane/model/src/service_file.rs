@@ -430,12 +430,11 @@ mod tests {
     #[track_caller]
     fn check(pointer: &str, value: Value, expected: &[&str]) {
         let mut file = good();
-        match file.pointer_mut(pointer) {
-            Some(place) => *place = value,
-            None => {
-                let (parent, key) = pointer.rsplit_once('/').unwrap();
-                file.pointer_mut(parent).unwrap()[key] = value;
-            }
+        if let Some(place) = file.pointer_mut(pointer) {
+            *place = value;
+        } else {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            file.pointer_mut(parent).unwrap()[key] = value;
         }
         let refusal = ServiceFile::parse(&file, UpstreamRule::LoopbackAllowed).unwrap_err().to_string();
         for word in expected {

@@ -26,7 +26,9 @@ fn feed(hasher: &mut blake3::Hasher, value: &Value) {
         Value::String(text) => tagged(hasher, b's', text.as_bytes()),
         Value::Array(items) => {
             tagged(hasher, b'[', &(items.len() as u64).to_le_bytes());
-            items.iter().for_each(|item| feed(hasher, item));
+            for item in items {
+                feed(hasher, item);
+            }
         }
         Value::Object(fields) => {
             tagged(hasher, b'{', &(fields.len() as u64).to_le_bytes());

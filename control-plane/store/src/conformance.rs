@@ -79,7 +79,7 @@ async fn a_host_belongs_to_one_instance(store: &dyn Store) {
     assert_eq!(store.claim(&name, &id("f")).await.unwrap(), Claim::Taken(id("e")));
     let other = host("two.example.test");
     store.claim(&other, &id("e")).await.unwrap();
-    store.release(&id("e"), &[other.clone()]).await.unwrap();
+    store.release(&id("e"), std::slice::from_ref(&other)).await.unwrap();
     assert_eq!(store.claim(&name, &id("f")).await.unwrap(), Claim::Held);
     assert_eq!(store.claim(&other, &id("f")).await.unwrap(), Claim::Taken(id("e")));
 }

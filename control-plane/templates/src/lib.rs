@@ -167,7 +167,10 @@ fn read_folder(folder: &Path) -> io::Result<BTreeMap<String, String>> {
         let path = entry?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         // Editors leave hidden files beside the one that they write.
-        if path.is_file() && !name.starts_with('.') && name.ends_with(".yaml") {
+        if path.is_file()
+            && !name.starts_with('.')
+            && path.extension().is_some_and(|extension| extension == "yaml")
+        {
             sources.insert(name, fs::read_to_string(&path)?);
         }
     }

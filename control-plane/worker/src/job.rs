@@ -63,7 +63,7 @@ async fn lose(worker: &Worker, lease: &Lease) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
-                tracing::error!(job = lease.job.id, error = %error, "the lease could not be extended")
+                tracing::error!(job = lease.job.id, error = %error, "the lease could not be extended");
             }
         }
     }

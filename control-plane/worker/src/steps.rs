@@ -77,7 +77,7 @@ impl Worker {
         let good = |known: &&model::instance::Certificate| {
             known.hosts == hosts && known.not_after - OffsetDateTime::now_utc() > RENEW_BEFORE
         };
-        if instance.certificate.as_ref().filter(good).is_none() {
+        if instance.certificate.as_ref().as_ref().is_none_or(|x| !good(x)) {
             let issued = self.certificates.issue(&hosts).await;
             instance.certificate = Some(issued.map_err(|error| StepError::Passing(describe(&error)))?);
         }

@@ -225,9 +225,9 @@ impl Stack {
 
     /// An error when something ended by itself.
     pub fn check(&mut self) -> Result<(), LabError> {
-        let processes =
+        let mut processes =
             self.control_plane.iter_mut().chain(self.sidecars.values_mut()).chain(self.envoy.iter_mut());
-        processes.map(Process::check).collect()
+        processes.try_for_each(Process::check)
     }
 
     /// Drains Envoy, then stops everything in the reverse order.

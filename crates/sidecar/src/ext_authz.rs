@@ -71,7 +71,7 @@ impl<'a> Facts<'a> {
                 )
                 .collect();
         }
-        self.http.headers.get(name).map(|value| value.as_bytes()).into_iter().collect()
+        self.http.headers.get(name).map(std::string::String::as_bytes).into_iter().collect()
     }
 
     /// What an earlier filter left under this key of the `ext_authz` namespace.

@@ -108,7 +108,7 @@ impl<H: Handler> Client<H> {
                     }
                     // Kept by an older release that read it in another way; the control plane sends it anew.
                     Err(error) => {
-                        tracing::warn!(%kind, name = resource.name, error, "a kept resource is not valid")
+                        tracing::warn!(%kind, name = resource.name, error, "a kept resource is not valid");
                     }
                 }
             }

@@ -44,7 +44,7 @@ impl LastGood {
             match read(&path)? {
                 Some(resource) => resources.push(resource),
                 None => {
-                    tracing::warn!(path = %path.display(), "not a whole resource; it will be fetched anew")
+                    tracing::warn!(path = %path.display(), "not a whole resource; it will be fetched anew");
                 }
             }
         }

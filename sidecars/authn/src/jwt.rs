@@ -75,18 +75,26 @@ struct Header<'a> {
     #[serde(borrow, default)]
     kid: Option<std::borrow::Cow<'a, str>>,
     #[serde(default, deserialize_with = "present")]
-    crit: bool,
+    crit: Presence,
     #[serde(default, deserialize_with = "present")]
-    b64: bool,
+    b64: Presence,
     #[serde(default, deserialize_with = "present")]
-    zip: bool,
+    zip: Presence,
     #[serde(default, deserialize_with = "present")]
-    enc: bool,
+    enc: Presence,
+}
+
+/// Whether a field stands there at all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Presence {
+    #[default]
+    Absent,
+    Present,
 }
 
 /// Whatever the value is, also null.
-fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(value).map(|_| true)
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Presence, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| Presence::Present)
 }
 
 /// RFC 7519 section 4.1 and RFC 9068 section 2.2. A claim that stands twice is an error of the reader.
@@ -133,7 +141,7 @@ pub(crate) fn verify<'k>(
         signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(InvalidToken::Malformed)?;
     let header = decoded(header)?;
     let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| InvalidToken::Malformed)?;
-    let unsupported = header.crit || header.b64 || header.zip || header.enc;
+    let unsupported = [header.crit, header.b64, header.zip, header.enc].contains(&Presence::Present);
     if unsupported || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
         return Err(InvalidToken::Unsupported.into());
     }

@@ -9,7 +9,7 @@ pub(crate) struct Keys(Vec<Key>);
 struct Key {
     id: Option<String>,
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 impl Keys {
@@ -18,7 +18,7 @@ impl Keys {
         let keys: Vec<_> = (set.keys.into_iter())
             .filter_map(|key| {
                 let decoding = DecodingKey::from_jwk(&key.jwk).ok()?;
-                Some(Key { id: key.id, algorithms: key.algorithms, key: decoding })
+                Some(Key { id: key.id, algorithms: key.algorithms, decoding })
             })
             .collect();
         if keys.is_empty() { Err("jwks.keys: no key that can verify".into()) } else { Ok(Self(keys)) }
@@ -34,6 +34,6 @@ impl Keys {
             .iter()
             .filter(move |key| id.is_none() || key.id.as_deref() == id)
             .filter(move |key| key.algorithms.contains(&algorithm))
-            .map(|key| &key.key)
+            .map(|key| &key.decoding)
     }
 }

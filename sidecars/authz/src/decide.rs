@@ -32,7 +32,7 @@ pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<Rules>) -> (Decision, D
     let scopes: HashSet<&str> = identity.texts("scopes").into_iter().collect();
     let authenticated = identity.text("sub").is_some_and(|subject| !subject.is_empty());
     let request = Request { method: facts.method(), path: facts.path(), authenticated, scopes: &scopes };
-    answer(&id, rules.decide(request))
+    answer(&id, &rules.decide(request))
 }
 
 /// Whether authentication decided, and by the policy of this very route.
@@ -43,7 +43,7 @@ fn is_about(authn: &Struct, id: &PolicyId) -> bool {
     authn.is_true("decided") && authn.text("policy") == Some(&id.policy) && same_rev
 }
 
-fn answer(id: &PolicyId, decided: Decided<'_>) -> (Decision, DecisionResult) {
+fn answer(id: &PolicyId, decided: &Decided<'_>) -> (Decision, DecisionResult) {
     let effect = match decided.effect {
         Effect::Allow => "allow",
         Effect::Deny => "deny",

@@ -73,7 +73,7 @@ impl RateLimitSidecar {
         self.metrics.count(outcome);
         Ok(RateLimitResponse {
             overall_code: if over { Code::OverLimit } else { Code::Ok }.into(),
-            statuses: results.iter().map(status).collect(),
+            statuses: results.iter().map(|result| status(result.as_ref())).collect(),
             dynamic_metadata: Some(record(outcome, nearest)),
             ..Default::default()
         })
@@ -128,7 +128,7 @@ fn first_128_bits(hasher: &blake3::Hasher) -> Key {
     Key::from_le_bytes(bytes)
 }
 
-fn status(result: &Option<(Limit, Counted)>) -> DescriptorStatus {
+fn status(result: Option<&(Limit, Counted)>) -> DescriptorStatus {
     let Some((limit, counted)) = result else {
         return DescriptorStatus { code: Code::Ok.into(), ..Default::default() };
     };
@@ -206,7 +206,7 @@ mod tests {
     fn sidecar(shadow: bool) -> RateLimitSidecar {
         let mut rule = descriptor("limit", "0", Some((2, RateLimitUnit::Minute)));
         rule.shadow_mode = shadow;
-        RateLimitSidecar::new(State::of(config(vec![rule])), Arc::new(At(90)), Metrics::default())
+        RateLimitSidecar::new(State::of(&config(vec![rule])), Arc::new(At(90)), Metrics::default())
     }
 
     fn request(domain: &str, values: &[&str]) -> RateLimitRequest {

@@ -30,12 +30,10 @@ impl State {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(config: RateLimitConfig) -> Arc<Self> {
+    pub(crate) fn of(config: &RateLimitConfig) -> Arc<Self> {
         let state = Arc::new(Self::default());
         let mut follower = Follower::new(Arc::clone(&state));
-        follower
-            .upsert(ResourceType::RateLimitConfig, &config.name.clone(), &config.encode_to_vec())
-            .unwrap();
+        follower.upsert(ResourceType::RateLimitConfig, &config.name, &config.encode_to_vec()).unwrap();
         follower.commit();
         state
     }

@@ -243,7 +243,7 @@ fn names_of_nothing_are_bounded_and_those_of_something_are_not() {
 
 #[test]
 fn many_resources_travel_in_bounded_responses() {
-    let names = (0..2 * MAX_CHANGES + 1).map(|at| (format!("r{at:05}"), "1".into()));
+    let names = (0..=(2 * MAX_CHANGES)).map(|at| (format!("r{at:05}"), "1".into()));
     let world = World(names.collect());
     let mut stream = TypeStream::new(ResourceType::Cluster);
     stream.receive(&subscribe(&[]), true, &world);

@@ -37,15 +37,7 @@ pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
 
 /// The service as revision 1 of an instance that does not exist.
 fn example(parameters: serde_json::Value) -> anyhow::Result<Service> {
-    let text = String::new;
-    let request = Request {
-        platform: text(),
-        service_id: text(),
-        plan_id: text(),
-        organization_guid: text(),
-        space_guid: text(),
-        parameters,
-    };
-    let instance = Instance::provision("example".parse()?, request, text());
+    let request = Request::offline(parameters);
+    let instance = Instance::provision("example".parse()?, request, String::new());
     Ok(Service::of(&instance, &Published::wanted_of(&instance)?))
 }

@@ -86,15 +86,7 @@ mod tests {
             "service": "s", "hosts": [format!("{id}.test.test")], "auth": {}, "authz": {},
             "routes": [{"path": "/", "upstream": {"urls": ["http://10.0.0.1:80"]}}]
         });
-        let text = String::new;
-        let request = Request {
-            platform: text(),
-            service_id: text(),
-            plan_id: text(),
-            organization_guid: text(),
-            space_guid: text(),
-            parameters,
-        };
+        let request = Request::offline(parameters);
         let mut instance = Instance::provision(id.parse().unwrap(), request, "op".into());
         instance.published = Some(Published::wanted_of(&instance).unwrap());
         instance

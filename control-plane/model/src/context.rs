@@ -227,15 +227,7 @@ mod tests {
         let routes: Vec<_> = routes.iter().map(route).collect();
         let parameters =
             json!({"service": "s", "hosts": ["a.test"], "routes": routes, "auth": {}, "authz": {}});
-        let text = String::new;
-        let request = Request {
-            platform: text(),
-            service_id: text(),
-            plan_id: text(),
-            organization_guid: text(),
-            space_guid: text(),
-            parameters,
-        };
+        let request = Request::offline(parameters);
         let instance = Instance::provision("i-1".parse().unwrap(), request, "op".into());
         Service::of(&instance, &Published::wanted_of(&instance).unwrap())
     }

@@ -51,6 +51,20 @@ pub struct Request {
     pub parameters: Value,
 }
 
+impl Request {
+    /// These parameters, asked for by nobody: to render them offline, or to test.
+    pub fn offline(parameters: Value) -> Self {
+        Self {
+            platform: String::new(),
+            service_id: String::new(),
+            plan_id: String::new(),
+            organization_guid: String::new(),
+            space_guid: String::new(),
+            parameters,
+        }
+    }
+}
+
 /// A revision that is (or was) rendered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Published {

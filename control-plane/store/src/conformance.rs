@@ -14,15 +14,7 @@ fn host(name: &str) -> Host {
 }
 
 fn request() -> Request {
-    let text = String::new;
-    Request {
-        platform: text(),
-        service_id: text(),
-        plan_id: text(),
-        organization_guid: text(),
-        space_guid: text(),
-        parameters: json!({}),
-    }
+    Request::offline(json!({}))
 }
 
 fn instance(name: &str) -> Instance {

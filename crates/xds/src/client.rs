@@ -14,6 +14,7 @@ use envoy_types::pb::{
     },
     google::rpc::Status,
 };
+use runtime::telemetry::chain;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -254,18 +255,6 @@ fn jittered(pause: Duration) -> Duration {
         &std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).to_le_bytes()[..4],
     );
     pause.mul_f64(0.5 + f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
-}
-
-/// An error with all its causes, for one log line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

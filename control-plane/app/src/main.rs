@@ -5,6 +5,7 @@
 mod config;
 mod dev;
 mod edge;
+mod folder;
 mod operators;
 mod publisher;
 mod render;

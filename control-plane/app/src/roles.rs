@@ -1,6 +1,10 @@
 //! Binds what the process serves, runs its parts, and drains them.
 
-use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ads::{AdsService, Group, Hub, Metrics};
 use anyhow::Context as _;
@@ -18,6 +22,7 @@ use worker::{Worker, certificates::LocalCa, dns::LocalZone};
 
 use crate::{
     config::{Config, Roles},
+    folder,
     operators::Operators,
     publisher::{Publisher, SharedFaults},
     reporter,
@@ -36,8 +41,6 @@ pub(crate) struct App {
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What still runs then is cut off.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-/// A save of several files is one change.
-const TEMPLATES_DEBOUNCE: Duration = Duration::from_millis(50);
 
 impl App {
     pub(crate) async fn bind(config: Config) -> anyhow::Result<Self> {
@@ -92,7 +95,7 @@ impl App {
             let first_snapshot = readiness.latch("first snapshot");
             let (contexts, follow) = context::follow(store.clone()).await.context("reading the store")?;
             tasks.spawn(follow);
-            let templates = watch_templates(config.templates.clone())?;
+            let templates = folder::watch(config.templates.as_deref())?;
             let edge = serde_json::to_value(&config.edge)?;
             let publisher = Publisher::new(
                 group.clone(),
@@ -159,33 +162,6 @@ fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue
         lease: config.job_lease,
         fleet_deadline: config.fleet_deadline,
     })
-}
-
-/// Counts up when a file in the folder of templates changes.
-fn watch_templates(folder: Option<PathBuf>) -> anyhow::Result<watch::Receiver<u64>> {
-    let (sender, receiver) = watch::channel(0);
-    let Some(folder) = folder else {
-        // Nothing to watch; the channel must stay open all the same.
-        tokio::spawn(async move { sender.closed().await });
-        return Ok(receiver);
-    };
-    let (events, mut happened) = watch::channel(0_u64);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            events.send_modify(|count| *count += 1);
-        }
-    })?;
-    notify::Watcher::watch(&mut watcher, &folder, notify::RecursiveMode::NonRecursive)
-        .with_context(|| format!("--templates: watching {}", folder.display()))?;
-    tokio::spawn(async move {
-        let _keeps_watching = watcher;
-        while happened.changed().await.is_ok() {
-            tokio::time::sleep(TEMPLATES_DEBOUNCE).await;
-            happened.mark_unchanged();
-            sender.send_modify(|count| *count += 1);
-        }
-    });
-    Ok(receiver)
 }
 
 fn hostname() -> String {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use lab::process::{Signal, send};
 use tests::{Lab, eventually};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -47,12 +48,15 @@ fn up(lab: &Lab, offset: u16) -> Child {
         .expect("it starts")
 }
 
-/// Processes that name the lab's folder in their command line.
-async fn left_behind(lab: &Lab) -> Vec<String> {
-    let output = Command::new("ps").args(["-eo", "pid=,args="]).output().await.expect("ps");
+/// Processes that name the lab's folder in their command line: id and command.
+fn left_behind(lab: &Lab) -> Vec<(u32, String)> {
     let folder = lab.folder().display().to_string();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect()
+    let command = |entry: std::fs::DirEntry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ");
+        command.contains(&folder).then_some((id, command))
+    };
+    std::fs::read_dir("/proc").expect("proc").filter_map(Result::ok).filter_map(command).collect()
 }
 
 async fn until_ready(child: &mut Child) -> String {
@@ -87,12 +91,11 @@ async fn it_says_what_to_try_and_ctrl_c_leaves_nothing_running() {
     {
         assert!(text.contains(words), "{text}");
     }
-    assert!(!left_behind(&lab).await.is_empty(), "the search finds what runs");
-    let id = child.id().expect("it runs").to_string();
-    Command::new("kill").args(["-INT", &id]).status().await.expect("kill");
+    assert!(!left_behind(&lab).is_empty(), "the search finds what runs");
+    send(child.id().expect("it runs"), Signal::INT);
     let (good, errors) = end(child).await;
     assert!(good && errors.contains("stopped; the state is kept"), "{errors}");
-    assert_eq!(left_behind(&lab).await, Vec::<String>::new());
+    assert_eq!(left_behind(&lab), Vec::new());
 }
 
 #[tokio::test]
@@ -104,7 +107,7 @@ async fn a_taken_port_is_told_before_anything_starts() {
     let expected =
         format!("error: Envoy's http listener: port {} is taken by another process", 10_000 + offset);
     assert!(!good && errors.contains(&expected), "{errors}");
-    assert_eq!(left_behind(&lab).await, Vec::<String>::new());
+    assert_eq!(left_behind(&lab), Vec::new());
 }
 
 #[tokio::test]
@@ -113,14 +116,13 @@ async fn when_envoy_dies_it_says_so_and_ends() {
     let mut child = up(&lab, offset());
     until_ready(&mut child).await;
     let envoy = eventually("Envoy runs", || async {
-        let line = left_behind(&lab).await.into_iter().find(|line| line.contains("--config-path"))?;
-        line.split_whitespace().next().map(str::to_owned)
+        left_behind(&lab).into_iter().find(|(_, command)| command.contains("--config-path")).map(|(id, _)| id)
     })
     .await;
-    Command::new("kill").args(["-KILL", &envoy]).status().await.expect("kill");
+    send(envoy, Signal::KILL);
     let (good, errors) = end(child).await;
     assert!(!good && errors.contains("Envoy ended by itself (signal: 9 (SIGKILL))"), "{errors}");
-    assert_eq!(left_behind(&lab).await, Vec::<String>::new());
+    assert_eq!(left_behind(&lab), Vec::new());
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Pid;
+pub use rustix::process::Signal;
 use tokio::process::{Child, Command};
 
 use crate::LabError;
@@ -107,8 +109,8 @@ impl Process {
     /// Asks it to end, and ends it if it does not.
     pub async fn stop(mut self, deadline: Duration) {
         if let Some(id) = self.child.id() {
-            let asked = Command::new("kill").arg(id.to_string()).stderr(Stdio::null()).status().await;
-            if asked.is_ok() && tokio::time::timeout(deadline, self.child.wait()).await.is_ok() {
+            send(id, Signal::TERM);
+            if tokio::time::timeout(deadline, self.child.wait()).await.is_ok() {
                 return;
             }
         }
@@ -119,6 +121,13 @@ impl Process {
     pub async fn kill(mut self) {
         // Already ended is as good.
         let _ = self.child.kill().await;
+    }
+}
+
+/// Sends a signal to a process. One that has ended already is as good.
+pub fn send(id: u32, signal: Signal) {
+    if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(id, signal);
     }
 }
 

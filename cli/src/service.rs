@@ -23,3 +23,17 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Loaded> {
         .map_err(|error| anyhow::anyhow!("{}:\n  {}", path.display(), error.0.join("\n  ")))?;
     Ok(Loaded { parameters, service })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_that_people_copy_are_valid() {
+        load(Path::new("../examples/hello.yaml")).unwrap();
+        let guide = fs::read_to_string("../docs/service-file.md").unwrap();
+        let block = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let parameters: Value = serde_norway::from_str(block).unwrap();
+        ServiceFile::parse(&parameters, UpstreamRule::NoLoopback).unwrap();
+    }
+}

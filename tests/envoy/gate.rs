@@ -1,6 +1,6 @@
 //! Templates that would break a proxy do not leave the house.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use serde_json::json;
 use tests::{Lab, eventually};
@@ -8,20 +8,9 @@ use tests::{Lab, eventually};
 const VIRTUAL_HOSTS: &str = include_str!("../../control-plane/templates/defaults/virtual_hosts.yaml");
 const LISTENERS: &str = include_str!("../../control-plane/templates/defaults/listeners.yaml");
 
-async fn lab_with_templates() -> (Lab, PathBuf) {
-    let mut folder = PathBuf::new();
-    let lab = Lab::with(|layout| {
-        folder = layout.data_dir.join("templates");
-        fs::create_dir(&folder).expect("a folder");
-        layout.templates = Some(folder.clone());
-    })
-    .await;
-    (lab, folder)
-}
-
 #[tokio::test]
 async fn a_template_with_an_unknown_field_is_refused_and_envoy_keeps_what_it_has() {
-    let (lab, folder) = lab_with_templates().await;
+    let (lab, folder) = Lab::with_templates(&[]).await;
     let hello = lab.service("hello");
     lab.live(&hello).await;
     let token = lab.good_token(&hello).await;
@@ -60,7 +49,7 @@ async fn a_template_with_an_unknown_field_is_refused_and_envoy_keeps_what_it_has
 
 #[tokio::test]
 async fn a_service_that_fails_the_gate_is_refused_alone_and_its_owner_is_told() {
-    let (lab, folder) = lab_with_templates().await;
+    let (lab, folder) = Lab::with_templates(&[]).await;
     let (good, bad) = (lab.service("good"), lab.service("bad"));
     lab.live(&good).await;
     lab.live(&bad).await;
@@ -93,7 +82,7 @@ async fn a_service_that_fails_the_gate_is_refused_alone_and_its_owner_is_told() 
 
 #[tokio::test]
 async fn a_control_plane_that_would_lose_a_service_at_its_start_serves_nothing_new() {
-    let (mut lab, folder) = lab_with_templates().await;
+    let (mut lab, folder) = Lab::with_templates(&[]).await;
     let hello = lab.service("hello");
     lab.live(&hello).await;
     let token = lab.good_token(&hello).await;
@@ -108,7 +97,7 @@ async fn a_control_plane_that_would_lose_a_service_at_its_start_serves_nothing_n
 
 #[tokio::test]
 async fn a_name_that_two_services_would_share_is_refused_and_both_go_on() {
-    let (lab, folder) = lab_with_templates().await;
+    let (lab, folder) = Lab::with_templates(&[]).await;
     let (one, two) = (lab.service("one"), lab.service("two"));
     lab.live(&one).await;
     lab.live(&two).await;
@@ -131,7 +120,7 @@ async fn a_name_that_two_services_would_share_is_refused_and_both_go_on() {
 
 #[tokio::test]
 async fn a_control_plane_that_dies_with_a_refused_change_comes_back_with_the_proven_one() {
-    let (mut lab, folder) = lab_with_templates().await;
+    let (mut lab, folder) = Lab::with_templates(&[]).await;
     let hello = lab.service("hello");
     lab.live(&hello).await;
     // Refused from the second revision on, and then the process dies before anything is rolled back.
@@ -151,7 +140,7 @@ async fn a_control_plane_that_dies_with_a_refused_change_comes_back_with_the_pro
 
 #[tokio::test]
 async fn a_folder_of_templates_that_is_replaced_as_a_whole_is_noticed() {
-    let (lab, folder) = lab_with_templates().await;
+    let (lab, folder) = Lab::with_templates(&[]).await;
     let next = folder.with_file_name("next");
     for (text, fault) in [("broken", true), (LISTENERS, false), ("broken again", true)] {
         fs::create_dir(&next).unwrap();

@@ -1,6 +1,6 @@
 //! What passes the gate and is refused by a proxy all the same.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use serde_json::json;
 use tests::{Lab, eventually};
@@ -10,16 +10,10 @@ const NACKS: &str = "gatehouse_ads_nacks_total{kind=\"virtual_hosts\"}";
 
 #[tokio::test]
 async fn a_nack_is_seen_told_and_not_sent_again() {
-    let mut folder = PathBuf::new();
-    let lab = Lab::with(|layout| {
-        folder = layout.data_dir.join("templates");
-        fs::create_dir(&folder).expect("a folder");
-        // No schema knows that this is no regex; Envoy does. Only the service `bad` renders it.
-        let route = "  routes:\n{% if service.name == 'bad' and service.rev > 1 %}  - match: {safe_regex: {regex: '('}}\n    direct_response: {status: 200}\n{% endif %}";
-        fs::write(folder.join("virtual_hosts.yaml"), VIRTUAL_HOSTS.replace("  routes:\n", route)).expect("a template");
-        layout.templates = Some(folder.clone());
-    })
-    .await;
+    // No schema knows that this is no regex; Envoy does. Only the service `bad` renders it.
+    let route = "  routes:\n{% if service.name == 'bad' and service.rev > 1 %}  - match: {safe_regex: {regex: '('}}\n    direct_response: {status: 200}\n{% endif %}";
+    let template = VIRTUAL_HOSTS.replace("  routes:\n", route);
+    let (lab, _) = Lab::with_templates(&[("virtual_hosts.yaml", &template)]).await;
     let (good, bad) = (lab.service("good"), lab.service("bad"));
     lab.live(&good).await;
     lab.live(&bad).await;
@@ -47,13 +41,7 @@ async fn a_nack_is_seen_told_and_not_sent_again() {
 
 #[tokio::test]
 async fn a_listener_that_envoy_refuses_is_shown_in_the_status_for_as_long_as_it_is_refused() {
-    let mut folder = PathBuf::new();
-    let lab = Lab::with(|layout| {
-        folder = layout.data_dir.join("templates");
-        fs::create_dir(&folder).expect("a folder");
-        layout.templates = Some(folder.clone());
-    })
-    .await;
+    let (lab, folder) = Lab::with_templates(&[]).await;
     let hello = lab.service("hello");
     lab.live(&hello).await;
     let listeners = include_str!("../../control-plane/templates/defaults/listeners.yaml");

@@ -81,6 +81,21 @@ impl Lab {
         lab
     }
 
+    /// Everything running and ready, with these operators' templates (name and text), and their folder.
+    pub async fn with_templates(templates: &[(&str, &str)]) -> (Self, PathBuf) {
+        let mut folder = PathBuf::new();
+        let lab = Self::with(|layout| {
+            folder = layout.data_dir.join("templates");
+            std::fs::create_dir(&folder).expect("a folder");
+            for (name, text) in templates {
+                std::fs::write(folder.join(name), text).expect("a template");
+            }
+            layout.templates = Some(folder.clone());
+        })
+        .await;
+        (lab, folder)
+    }
+
     /// Nothing running yet.
     pub async fn prepare(change: impl FnOnce(&mut Layout)) -> Self {
         let (envoy, access_log_module) = prepared().await;

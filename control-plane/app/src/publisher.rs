@@ -21,7 +21,7 @@ use templates::Templates;
 use tokio::sync::watch;
 
 /// What could not be published, for operators and for the services' owners.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Faults {
     /// The templates as a whole, or what they render for the edge.
     pub(crate) edge: Option<String>,
@@ -52,6 +52,9 @@ impl SharedFaults {
     }
 
     fn set(&self, faults: Faults) {
+        if *self.get() == faults {
+            return;
+        }
         *self.get() = faults;
         self.changes.send_modify(|count| *count += 1);
     }

@@ -7,6 +7,7 @@ use model::{
     instance::{Instance, OperationKind, OperationState, StepName, StepState},
 };
 use queue::Lease;
+use runtime::telemetry::chain;
 use store::{Put, StoreError};
 
 use crate::{Worker, steps::StepError};
@@ -80,7 +81,7 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
                 instance
             }
             Ok(_) => return End::Done,
-            Err(error) => return End::Again(describe(&error)),
+            Err(error) => return End::Again(chain(&error)),
         };
         let Some(step) = instance.operation.next_step() else {
             match finish(worker, instance, last_try).await {
@@ -133,14 +134,14 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
     }
     instance.operation.state = OperationState::Succeeded;
     tracing::info!(instance = %instance.id, operation = instance.operation.id, "succeeded");
-    put(worker, &instance).await.map_err(|error| error.to_string())
+    put(worker, &instance).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// The operation has failed, and the last good state stays: routes, hosts and names return to what the fleet
 /// has proven to run.
 async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> Result<(), String> {
     // Read anew: the step has written its progress.
-    let stored = worker.store.get(id).await.map_err(|error| describe(&error))?;
+    let stored = worker.store.get(id).await.map_err(|error| chain(&error))?;
     let Some(mut instance) = stored else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
     let leaving = instance.operation.kind == OperationKind::Deprovision;
@@ -153,7 +154,10 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
     }
     instance.operation.note(step, StepState::Failed, cause);
     instance.operation.state = OperationState::Failed;
-    put(worker, &instance).await.map_err(|error| error.to_string())?;
+    if put(worker, &instance).await.map_err(|error| error.to_string())? == Put::Conflict {
+        // Another worker has it by now, and knows what to free.
+        return Ok(());
+    }
     // Only now: a host that is free while it is still published could become another's. If this fails, the host
     // stays with the instance, and its next operation frees it.
     if !leaving && let Err(error) = keep_only_proven(worker, &instance).await {
@@ -165,28 +169,17 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
 /// Frees hosts and names that the proven revision does not use.
 async fn keep_only_proven(worker: &Worker, instance: &Instance) -> Result<(), String> {
     let hosts = instance.proven.as_ref().map(|proven| proven.service.hosts.clone()).unwrap_or_default();
-    worker.dns.set(&instance.id, &hosts).await.map_err(|error| describe(&error))?;
-    worker.store.release(&instance.id, &hosts).await.map_err(|error| describe(&error))
+    worker.dns.set(&instance.id, &hosts).await.map_err(|error| chain(&error))?;
+    worker.store.release(&instance.id, &hosts).await.map_err(|error| chain(&error))
 }
 
 /// Writes the instance. Somebody else's write is not an error: the caller reads again.
-pub(crate) async fn put(worker: &Worker, instance: &Instance) -> Result<(), StepError> {
-    match worker.store.put(instance, None).await {
-        Ok(Put::Stored(_) | Put::Conflict) => Ok(()),
-        Err(error) => Err(StepError::Passing(describe(&error))),
-    }
-}
-
-/// An error with its cause.
-pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", describe(cause)),
-        None => error.to_string(),
-    }
+pub(crate) async fn put(worker: &Worker, instance: &Instance) -> Result<Put, StepError> {
+    Ok(worker.store.put(instance, None).await?)
 }
 
 impl From<StoreError> for StepError {
     fn from(error: StoreError) -> Self {
-        Self::Passing(describe(&error))
+        Self::Passing(chain(&error))
     }
 }

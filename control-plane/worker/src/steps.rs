@@ -7,13 +7,11 @@ use model::{
     fleet::Progress,
     instance::{Instance, OperationKind, Published, StepName, StepState},
 };
+use runtime::telemetry::chain;
 use store::Claim;
 use time::OffsetDateTime;
 
-use crate::{
-    Worker,
-    job::{describe, put},
-};
+use crate::{Worker, job::put};
 
 /// Why a step is not done.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +77,7 @@ impl Worker {
         };
         if instance.certificate.as_ref().as_ref().is_none_or(|x| !good(x)) {
             let issued = self.certificates.issue(&hosts).await;
-            instance.certificate = Some(issued.map_err(|error| StepError::Passing(describe(&error)))?);
+            instance.certificate = Some(issued.map_err(|error| StepError::Passing(chain(&error)))?);
         }
         Ok(format!("certificate for {}", shown(&hosts)))
     }
@@ -91,7 +89,7 @@ impl Worker {
 
     async fn names(&self, instance: &Instance, hosts: Vec<Host>) -> Result<String, StepError> {
         let set = self.dns.set(&instance.id, &hosts).await;
-        set.map_err(|error| StepError::Passing(describe(&error)))?;
+        set.map_err(|error| StepError::Passing(chain(&error)))?;
         Ok(if hosts.is_empty() {
             "names removed".into()
         } else {

@@ -347,12 +347,7 @@ impl TypeStream {
             .collect()
     }
 
-    /// The version that the client has acknowledged, or brought along.
-    pub fn held(&self, name: &str) -> Option<&Version> {
-        self.held.get(name)
-    }
-
-    /// What the client holds.
+    /// What the client has acknowledged, or brought along.
     pub fn all_held(&self) -> &HashMap<String, Version> {
         &self.held
     }
@@ -360,11 +355,6 @@ impl TypeStream {
     /// What the client refused, and was not replaced since.
     pub fn refused(&self) -> &HashMap<String, Refused> {
         &self.refused
-    }
-
-    /// Whether a response waits for its ACK.
-    pub fn is_waiting(&self) -> bool {
-        self.in_flight.is_some()
     }
 }
 

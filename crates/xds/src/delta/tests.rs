@@ -157,7 +157,7 @@ fn a_stale_nonce_settles_nothing_but_its_subscriptions_count() {
     let mut stale = reply("99", None);
     stale.resource_names_subscribe = vec!["b".into()];
     assert_eq!(stream.receive(&stale, false, &world), Received::Subscription);
-    assert!(stream.is_waiting());
+    assert!(stream.in_flight.is_some());
     stream.receive(&reply(&nonce, None), false, &world);
     assert_eq!(accept(&mut stream, &world), "+b@1");
 }

@@ -33,7 +33,7 @@ fn up(lab: &Lab, offset: u16) -> Child {
     let layout = &lab.stack.layout;
     // The fetched Envoy is shared with the other tests.
     let tools = layout.data_dir.join("tools");
-    if layout.envoy.starts_with(env!("CARGO_MANIFEST_DIR").trim_end_matches("/tests")) && !tools.exists() {
+    if layout.envoy.starts_with(tests::project()) && !tools.exists() {
         let shared = layout.envoy.ancestors().nth(4).expect("tools/envoy-x/envoy/_bin/envoy");
         std::os::unix::fs::symlink(shared, tools).expect("a link");
     }

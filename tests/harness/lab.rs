@@ -40,8 +40,11 @@ fn bin_dir() -> PathBuf {
     }
 }
 
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is in the project").to_owned()
+/// The root of the project. As cargo says it now: with a target folder that several clones share, this program may
+/// have been built in another one.
+pub fn project() -> PathBuf {
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(own).parent().expect("tests is in the project").to_owned()
 }
 
 async fn prepared() -> (PathBuf, Option<PathBuf>) {

@@ -9,5 +9,5 @@ mod lab;
 mod service;
 
 pub use client::{Answer, Token};
-pub use lab::{Lab, eventually};
+pub use lab::{Lab, eventually, project};
 pub use service::Service;

@@ -7,10 +7,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-/// The root of the project.
+/// The root of the project. As cargo says it now: with a target folder that several clones share, this program may
+/// have been built in another one.
 pub(crate) fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let own = PathBuf::from(own);
+    own.parent().unwrap_or(&own).to_owned()
 }
 
 /// `cargo`, as it runs us, at the root.

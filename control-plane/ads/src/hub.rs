@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -13,12 +13,14 @@ use model::{
     InstanceId,
     fleet::{Refusal, Standing},
 };
-use resources::{Key, Snapshot};
-use serde::Serialize;
-use tokio::sync::watch;
-use xds::delta::Refused;
+use resources::Snapshot;
+use tokio::sync::{Semaphore, watch};
 
-use crate::{metrics::Metrics, node::Node};
+use crate::{
+    metrics::{Metrics, RoleLabel},
+    node::Node,
+    view::NodeView,
+};
 
 /// A kind of nodes: all of a group get the same resources.
 #[derive(Debug, Clone)]
@@ -36,32 +38,36 @@ pub struct Hub {
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     changes: watch::Sender<u64>,
     last_stream: AtomicU64,
+    streams: AtomicUsize,
+    /// Shows in each client's statistics.
+    pub(crate) identifier: Arc<str>,
+    pub(crate) limits: Limits,
+    /// Streams that are being brought up to date from scratch.
+    pub(crate) admission: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
 }
 
-/// A node, for operators.
-#[derive(Debug, Serialize)]
-pub struct NodeView {
-    /// `<group>/<instance>`
-    pub node: String,
-    /// Envoy and the sidecars.
-    pub roles: BTreeMap<String, RoleView>,
+/// What a replica carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open streams; one more is refused with `RESOURCE_EXHAUSTED`.
+    pub streams: usize,
+    /// Streams that are brought up to date at the same time; the others wait for their turn.
+    pub full_pushes: usize,
 }
 
-/// A process of a node, for operators.
-#[derive(Debug, Serialize)]
-pub struct RoleView {
-    /// Whether its stream is open.
-    pub connected: bool,
-    /// How many resources it has acknowledged.
-    pub acknowledged: usize,
-    /// What it refused, with its words.
-    pub refused: BTreeMap<String, String>,
+impl Default for Limits {
+    /// A stream with its buffers takes about 100 KiB, and a node four of them; a full push takes a few MB, until it
+    /// is acknowledged.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { streams: 40_000, full_pushes: 16 * cores }
+    }
 }
 
 impl Hub {
     /// A hub without snapshots: clients are told to come again.
-    pub fn new(groups: Vec<Group>, metrics: Metrics) -> Self {
+    pub fn new(groups: Vec<Group>, identifier: &str, limits: Limits, metrics: Metrics) -> Self {
         let groups =
             groups.into_iter().map(|group| (group.name.clone(), (group, watch::Sender::default()))).collect();
         Self {
@@ -69,6 +75,10 @@ impl Hub {
             nodes: Mutex::default(),
             changes: watch::Sender::new(0),
             last_stream: AtomicU64::new(0),
+            streams: AtomicUsize::new(0),
+            identifier: identifier.into(),
+            limits,
+            admission: Arc::new(Semaphore::new(limits.full_pushes)),
             metrics,
         }
     }
@@ -110,15 +120,29 @@ impl Hub {
     }
 
     /// The node of a new stream, and the stream's number.
-    pub(crate) fn enter(&self, id: &str, group: &str, role: Role) -> (Arc<Node>, u64) {
+    pub(crate) fn enter(
+        &self,
+        id: &str,
+        group: &str,
+        role: Role,
+        user_agent: Option<String>,
+    ) -> (Arc<Node>, u64) {
         let stream = self.last_stream.fetch_add(1, Ordering::Relaxed) + 1;
         let node = {
             let mut nodes = self.nodes_by_id();
             let node = nodes.entry(id.to_owned()).or_insert_with(|| Arc::new(Node::new(id, group)));
             // Under the lock: the last stream of the node may be leaving just now.
-            node.begin(role, stream);
+            let mut state = node.state();
+            state.begin(role, stream);
+            if role == Role::Envoy {
+                state.user_agent = user_agent.unwrap_or_default();
+            }
+            drop(state);
             Arc::clone(node)
         };
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.metrics.streams.get_or_create(&RoleLabel::of(role)).inc();
+        node.wake();
         self.announce();
         (node, stream)
     }
@@ -127,74 +151,80 @@ impl Hub {
     pub(crate) fn leave(&self, node: &Arc<Node>, role: Role, stream: u64) {
         {
             let mut nodes = self.nodes_by_id();
-            node.record(role, stream, |state| state.stream = None);
-            if node.is_gone() && nodes.get(&node.id).is_some_and(|known| Arc::ptr_eq(known, node)) {
+            let mut state = node.state();
+            state.end(stream);
+            if !state.has_streams() && nodes.get(&node.id).is_some_and(|known| Arc::ptr_eq(known, node)) {
                 nodes.remove(&node.id);
             }
         }
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.streams.get_or_create(&RoleLabel::of(role)).dec();
+        node.wake();
         self.announce();
     }
 
-    fn connected(&self, group: &str) -> Vec<Arc<Node>> {
-        let nodes = self.nodes_by_id();
-        nodes.values().filter(|node| node.group == group && node.is_connected()).cloned().collect()
+    pub(crate) fn stream_count(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Every node that has a stream.
+    pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes_by_id().values().cloned().collect()
+    }
+
+    /// Only a node whose Envoy is connected serves, and counts.
+    fn serving(&self, group: &str) -> Vec<Arc<Node>> {
+        let mut nodes = self.all_nodes();
+        nodes.retain(|node| node.group == group && node.state().is_open(Role::Envoy));
+        nodes
     }
 
     /// How many nodes of a group are connected.
     pub fn node_count(&self, group: &str) -> u32 {
-        u32::try_from(self.connected(group).len()).unwrap_or(u32::MAX)
+        u32::try_from(self.serving(group).len()).unwrap_or(u32::MAX)
     }
 
-    /// How far a service has come on the nodes of a group.
-    pub fn standing(&self, group: &str, id: &InstanceId) -> Standing {
-        let Some((group, snapshots)) = self.group(group) else { return Standing::default() };
+    /// How far these services have come on the nodes of a group.
+    pub fn standing<'a>(
+        &self,
+        group: &str,
+        ids: impl Iterator<Item = &'a InstanceId>,
+    ) -> BTreeMap<InstanceId, Standing> {
+        let Some((group, snapshots)) = self.group(group) else { return BTreeMap::new() };
         let snapshot = snapshots.borrow().clone();
-        let nodes = self.connected(&group.name);
-        let bundle = snapshot.bundle(id);
-        let checks = nodes.iter().map(|node| match bundle {
-            Some(bundle) => node.acknowledged(bundle, &group.sidecars),
-            None => node.removed(id, &group.sidecars),
-        });
-        let mut standing = Standing { rev: bundle.map(|bundle| bundle.rev), ..Standing::default() };
-        for check in checks {
-            match check {
-                Ok(()) => standing.acknowledged += 1,
-                Err(waiting) => standing.waiting = standing.waiting.or(Some(waiting)),
-            }
-        }
-        let refused = bundle.and_then(|bundle| {
-            let cause = nodes.iter().find_map(|node| node.refusal(bundle))?;
-            Some(Refusal { rev: bundle.rev, cause })
-        });
-        Standing { refused, ..standing }
+        let nodes = self.serving(&group.name);
+        ids.map(|id| (id.clone(), standing(group, &snapshot, &nodes, id))).collect()
     }
 
     /// Every node, for operators.
     pub fn nodes(&self) -> Vec<NodeView> {
-        let nodes: Vec<_> = self.nodes_by_id().values().cloned().collect();
-        let view = |node: &Arc<Node>| {
-            let snapshot = self.snapshot(&node.group).unwrap_or_default();
-            NodeView { node: node.id.clone(), roles: roles_of(node, &snapshot) }
-        };
-        nodes.iter().map(view).collect()
+        self.all_nodes().iter().map(|node| NodeView::of(node)).collect()
     }
 }
 
-/// What was refused and is wanted no more is history.
-fn roles_of(node: &Node, snapshot: &Snapshot) -> BTreeMap<String, RoleView> {
-    let roles = node.roles();
-    let view = roles.iter().map(|(role, state)| {
-        let wanted = |key: &Key, refused: &Refused| {
-            snapshot.get(key).is_some_and(|resource| resource.version == refused.version)
+fn standing(group: &Group, snapshot: &Snapshot, nodes: &[Arc<Node>], id: &InstanceId) -> Standing {
+    let bundle = snapshot.bundle(id);
+    let mut standing = Standing { rev: bundle.map(|bundle| bundle.rev), ..Standing::default() };
+    for node in nodes {
+        let state = node.state();
+        let told = match bundle {
+            Some(bundle) => state
+                .acknowledged(bundle, &group.sidecars)
+                .map_err(|key| format!("{} of {} to acknowledge {key}", key.kind.role(), node.id)),
+            None => state.removed(id, &group.sidecars).map_err(|what| format!("{}: {what}", node.id)),
         };
-        let refused = state.refused.iter().filter(|(key, refused)| wanted(key, refused));
-        let refused = refused.map(|(key, refused)| (key.to_string(), refused.message.clone()));
-        let view = RoleView {
-            connected: state.stream.is_some(),
-            acknowledged: state.held.len(),
-            refused: refused.collect(),
-        };
-        (role.to_string(), view)
-    });
-    view.collect()
+        match told {
+            Ok(()) => standing.acknowledged += 1,
+            Err(waiting) => {
+                standing.waiting.get_or_insert(waiting);
+            }
+        }
+        if let Some(bundle) = bundle.filter(|_| standing.refused.is_none())
+            && let Some((key, message)) = state.refusal(bundle)
+        {
+            let cause = format!("{} of {} refused {key}: {message}", key.kind.role(), node.id);
+            standing.refused = Some(Refusal { rev: bundle.rev, cause });
+        }
+    }
+    standing
 }

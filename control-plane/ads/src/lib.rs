@@ -1,14 +1,22 @@
-//! Serves snapshots to nodes by delta ADS, and knows what each node has acknowledged.
+//! Serves snapshots to nodes over every transport of xDS, and knows what each node has acknowledged.
 //!
 //! Never serves half a snapshot, never a route before its policies, and never again what a client refused.
 
 mod hub;
 mod node;
-mod service;
+
+mod gate;
 mod session;
 
-mod metrics;
+mod frame;
+mod grpc;
+mod router;
+mod service;
 
-pub use hub::{Group, Hub, NodeView, RoleView};
+mod metrics;
+mod view;
+
+pub use hub::{Group, Hub, Limits};
 pub use metrics::Metrics;
-pub use service::AdsService;
+pub use service::Discovery;
+pub use view::{NodeView, RoleView, TypeView};

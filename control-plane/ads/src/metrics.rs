@@ -1,5 +1,6 @@
 //! What the ADS server counts.
 
+use api::Role;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -13,6 +14,8 @@ pub struct Metrics {
     pub(crate) resources_sent: Family<KindLabel, Counter>,
     pub(crate) nacks: Family<KindLabel, Counter>,
     pub(crate) stuck_streams: Counter,
+    pub(crate) refused_streams: Family<WhyLabel, Counter>,
+    pub(crate) rest_requests: Family<RestLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -23,6 +26,23 @@ pub(crate) struct RoleLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct KindLabel {
     pub(crate) kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WhyLabel {
+    pub(crate) why: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RestLabel {
+    pub(crate) kind: &'static str,
+    pub(crate) status: u16,
+}
+
+impl RoleLabel {
+    pub(crate) fn of(role: Role) -> Self {
+        Self { role: role.suffix().unwrap_or("envoy") }
+    }
 }
 
 impl Metrics {
@@ -37,5 +57,7 @@ impl Metrics {
             "Streams dropped because the client stopped reading",
             self.stuck_streams.clone(),
         );
+        registry.register("refused_streams", "Streams that were not served", self.refused_streams.clone());
+        registry.register("rest_requests", "Polls over REST-JSON", self.rest_requests.clone());
     }
 }

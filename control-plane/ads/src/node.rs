@@ -1,35 +1,49 @@
-//! One node of the fleet: what its Envoy and its sidecars have acknowledged, each on a stream of its own.
+//! One node of the fleet: what its Envoy and its sidecars hold, as their streams have told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use api::{ResourceType, Role};
 use model::InstanceId;
-use resources::{Bundle, Key, Resource, Snapshot};
-use tokio::sync::watch;
-use xds::delta::{Refused, Version};
+use resources::{Bundle, Key, Resource, Snapshot, Table};
+use tokio::{sync::watch, time::Instant};
+use xds::stream::{Refused, TypeStream, Version};
 
 /// A node, shared by its streams.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) group: String,
-    roles: Mutex<HashMap<Role, RoleState>>,
+    state: Mutex<State>,
     /// Counts up whenever a stream of the node acknowledged something.
     changes: watch::Sender<u64>,
 }
 
-/// What one process on the node runs. Stays when its stream ends: the process goes on with it.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct RoleState {
-    /// The stream that this was learned from; `None` while there is none.
-    pub(crate) stream: Option<u64>,
-    /// Types that this stream has asked for: of the others it is not known yet what the process holds.
-    pub(crate) heard: BTreeSet<ResourceType>,
-    pub(crate) held: BTreeMap<Key, Version>,
-    pub(crate) refused: BTreeMap<Key, Refused>,
+/// What the processes of a node have told. What a stream has told stays when it ends: its process goes on.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The open ones, and who speaks on each.
+    streams: BTreeMap<u64, Role>,
+    /// By type, as told by the newest stream that carries it.
+    types: BTreeMap<ResourceType, Told>,
+    /// Streams that a newer one has taken the place of, and that are still open: two processes with one id.
+    aside: BTreeMap<(u64, ResourceType), Told>,
+    /// Since when listeners or routes wait for clusters to be acknowledged.
+    pub(crate) waiting_since: Option<Instant>,
+    /// What was presented on the newest stream of Envoy: its build and version.
+    pub(crate) user_agent: String,
+}
+
+/// One type, as one stream tells of it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    stream: u64,
+    pub(crate) resources: TypeStream<Table>,
+    pub(crate) last_ack: Option<SystemTime>,
+    pub(crate) last_nack: Option<(SystemTime, String)>,
 }
 
 impl Node {
@@ -37,44 +51,110 @@ impl Node {
         Self {
             id: id.to_owned(),
             group: group.to_owned(),
-            roles: Mutex::default(),
+            state: Mutex::default(),
             changes: watch::Sender::new(0),
         }
     }
 
-    pub(crate) fn roles(&self) -> MutexGuard<'_, HashMap<Role, RoleState>> {
-        self.roles.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Never held over an await, and never together with another node's.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// A new stream speaks for a role: what an earlier one said is told anew.
-    pub(crate) fn begin(&self, role: Role, stream: u64) {
-        self.roles().insert(role, RoleState { stream: Some(stream), ..RoleState::default() });
-        self.wake();
-    }
-
-    /// Changes what is known of a role, if this stream still speaks for it, and wakes the node's streams.
-    pub(crate) fn record(&self, role: Role, stream: u64, change: impl FnOnce(&mut RoleState)) {
-        if let Some(state) = self.roles().get_mut(&role).filter(|state| state.stream == Some(stream)) {
-            change(state);
-        }
-        self.wake();
-    }
-
-    fn wake(&self) {
+    /// Lets the node's streams look again whether something can be sent.
+    pub(crate) fn wake(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
+}
 
-    /// Whether Envoy is connected: only such a node serves, and counts.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.roles().get(&Role::Envoy).is_some_and(|envoy| envoy.stream.is_some())
+impl State {
+    /// A new stream speaks for a role: what an ended one said is told anew.
+    pub(crate) fn begin(&mut self, role: Role, stream: u64) {
+        let streams = &self.streams;
+        self.types.retain(|kind, told| kind.role() != role || streams.contains_key(&told.stream));
+        self.streams.insert(stream, role);
     }
 
-    pub(crate) fn is_gone(&self) -> bool {
-        self.roles().values().all(|role| role.stream.is_none())
+    pub(crate) fn end(&mut self, stream: u64) {
+        self.streams.remove(&stream);
+        self.aside.retain(|(of, _), _| *of != stream);
+    }
+
+    /// Whether the process of this role has a stream.
+    pub(crate) fn is_open(&self, role: Role) -> bool {
+        self.streams.values().any(|open| *open == role)
+    }
+
+    pub(crate) fn has_streams(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// A stream carries a type for the first time.
+    pub(crate) fn tell(&mut self, stream: u64, kind: ResourceType, resources: TypeStream<Table>) {
+        let told = Told { stream, resources, last_ack: None, last_nack: None };
+        if let Some(before) = self.types.insert(kind, told)
+            && self.streams.contains_key(&before.stream)
+        {
+            self.aside.insert((before.stream, kind), before);
+        }
+    }
+
+    /// What a stream has told of a type.
+    pub(crate) fn told(&mut self, stream: u64, kind: ResourceType) -> Option<&mut Told> {
+        match self.types.get_mut(&kind) {
+            Some(told) if told.stream == stream => Some(told),
+            _ => self.aside.get_mut(&(stream, kind)),
+        }
+    }
+
+    /// Takes it out, to be put back: so that the rest can be read meanwhile.
+    pub(crate) fn take(&mut self, stream: u64, kind: ResourceType) -> Option<Told> {
+        if self.types.get(&kind).is_some_and(|told| told.stream == stream) {
+            return self.types.remove(&kind);
+        }
+        self.aside.remove(&(stream, kind))
+    }
+
+    pub(crate) fn put_back(&mut self, kind: ResourceType, told: Told) {
+        match self.types.entry(kind) {
+            Entry::Vacant(place) => {
+                place.insert(told);
+            }
+            Entry::Occupied(_) => {
+                self.aside.insert((told.stream, kind), told);
+            }
+        }
+    }
+
+    /// All types that were told of.
+    pub(crate) fn types(&self) -> impl Iterator<Item = (ResourceType, &TypeStream<Table>)> {
+        self.types.iter().map(|(kind, told)| (*kind, &told.resources))
+    }
+
+    /// The same, with when.
+    pub(crate) fn all_told(&self) -> impl Iterator<Item = (ResourceType, &Told)> {
+        self.types.iter().map(|(kind, told)| (*kind, told))
+    }
+
+    /// What of a type is held, refused and wanted; `None` when nobody has told.
+    pub(crate) fn of(&self, kind: ResourceType) -> Option<&TypeStream<Table>> {
+        self.types.get(&kind).map(|told| &told.resources)
+    }
+
+    fn held(&self, key: &Key) -> Option<&Version> {
+        self.of(key.kind)?.held(&key.name)
+    }
+
+    fn refused(&self, key: &Key) -> Option<&Refused> {
+        self.of(key.kind)?.refused().get(&key.name)
+    }
+
+    fn holds(&self, resource: &Resource) -> bool {
+        self.held(&resource.key) == Some(&resource.version)
     }
 
     /// What of a service's resources this node still lacks before it may get the routes.
@@ -83,59 +163,46 @@ impl Node {
         bundle: &Bundle,
         snapshot: &Snapshot,
         sidecars: &[Role],
-    ) -> Option<String> {
-        let roles = self.roles();
+    ) -> Option<Key> {
         let runs = |role: Role| role == Role::Envoy || sidecars.contains(&role);
         let lacking = bundle
             .needed_by_routes()
             .filter(|needed| runs(needed.key.kind.role()))
-            .find(|needed| !holds(&roles, needed));
+            .find(|needed| !self.holds(needed));
         if let Some(needed) = lacking {
-            return Some(format!("{} of {} to acknowledge {}", needed.key.kind.role(), self.id, needed.key));
+            return Some(needed.key.clone());
         }
         // Any version of a key set will do, even a refused one: it must not hold back every route.
-        let has_keys = |set: &&std::sync::Arc<Resource>| {
-            roles.get(&Role::Authn).is_some_and(|authn| {
-                authn.held.contains_key(&set.key) || authn.refused.contains_key(&set.key)
-            })
-        };
-        let mut key_sets = snapshot.all(ResourceType::AuthnKeySet);
-        let keyless = key_sets.find(|set| sidecars.contains(&Role::Authn) && !has_keys(set))?;
-        Some(format!("authn of {} to acknowledge {}", self.id, keyless.key))
+        let is_known = |set: &Resource| self.held(&set.key).is_some() || self.refused(&set.key).is_some();
+        let mut key_sets =
+            snapshot.all(ResourceType::AuthnKeySet).filter(|_| sidecars.contains(&Role::Authn));
+        key_sets.find(|set| !is_known(set)).map(|set| set.key.clone())
     }
 
     /// Whether Envoy's routes of a service are what they should be (also: none). Before that, nothing that an
     /// older route could still name may be taken away.
-    pub(crate) fn routes_are_settled(&self, owner: &str, snapshot: &Snapshot) -> bool {
-        let roles = self.roles();
-        let Some(envoy) =
-            roles.get(&Role::Envoy).filter(|envoy| envoy.heard.contains(&ResourceType::VirtualHost))
-        else {
-            return false;
-        };
-        let key = Key { kind: ResourceType::VirtualHost, name: format!("{}/{owner}", self.group) };
-        envoy.held.get(&key) == snapshot.get(&key).map(|wanted| &wanted.version)
+    pub(crate) fn routes_are_settled(&self, group: &str, owner: &str, snapshot: &Snapshot) -> bool {
+        let Some(hosts) = self.of(ResourceType::VirtualHost) else { return false };
+        let name = format!("{group}/{owner}");
+        let wanted = snapshot.find(ResourceType::VirtualHost, &name).map(|wanted| &wanted.version);
+        hosts.held(&name) == wanted
     }
 
     /// Whether everything of a service is acknowledged; the error says what is not.
-    pub(crate) fn acknowledged(&self, bundle: &Bundle, sidecars: &[Role]) -> Result<(), String> {
-        let roles = self.roles();
+    pub(crate) fn acknowledged(&self, bundle: &Bundle, sidecars: &[Role]) -> Result<(), Key> {
         let counts = |resource: &&std::sync::Arc<Resource>| match resource.key.kind {
             // Envoy asks for a secret when a client does.
             ResourceType::Secret => false,
             kind => kind.role() == Role::Envoy || sidecars.contains(&kind.role()),
         };
-        match bundle.resources.iter().filter(counts).find(|wanted| !holds(&roles, wanted)) {
+        match bundle.resources.iter().filter(counts).find(|wanted| !self.holds(wanted)) {
             None => Ok(()),
-            Some(wanted) => {
-                Err(format!("{} of {} to acknowledge {}", wanted.key.kind.role(), self.id, wanted.key))
-            }
+            Some(wanted) => Err(wanted.key.clone()),
         }
     }
 
     /// Whether nothing of a service is left on the node; the error says what is, or who has not told yet.
     pub(crate) fn removed(&self, owner: &InstanceId, sidecars: &[Role]) -> Result<(), String> {
-        let roles = self.roles();
         for role in sidecars.iter().chain([&Role::Envoy]) {
             let last = match role {
                 Role::Envoy => ResourceType::VirtualHost,
@@ -143,37 +210,33 @@ impl Node {
                 Role::Authz => ResourceType::AuthzPolicy,
                 Role::Ratelimit => ResourceType::RateLimitConfig,
             };
-            let Some(state) = roles.get(role).filter(|state| state.heard.contains(&last)) else {
-                return Err(format!("{role} of {} to say what it holds", self.id));
-            };
-            if let Some(key) = state.held.keys().find(|key| owner_of(key) == owner.as_str()) {
-                return Err(format!("{role} of {} to give up {key}", self.id));
+            if self.of(last).is_none() {
+                return Err(format!("{role} to say what it holds"));
+            }
+            let of_role = self.types().filter(|(kind, _)| kind.role() == *role);
+            let left = of_role
+                .flat_map(|(kind, told)| told.strays().map(move |name| Key { kind, name: name.clone() }));
+            if let Some(key) = left.into_iter().find(|key| owner_of(key) == owner.as_str()) {
+                return Err(format!("{role} to give up {key}"));
             }
         }
         Ok(())
     }
 
-    /// Why this node refused what it was sent of a service.
-    pub(crate) fn refusal(&self, bundle: &Bundle) -> Option<String> {
-        let roles = self.roles();
+    /// What this node refused of a service.
+    pub(crate) fn refusal(&self, bundle: &Bundle) -> Option<(Key, String)> {
         bundle.resources.iter().find_map(|resource| {
-            let (role, state) = roles.get_key_value(&resource.key.kind.role())?;
             let refused =
-                state.refused.get(&resource.key).filter(|refused| refused.version == resource.version)?;
-            Some(format!("{role} of {} refused {}: {}", self.id, resource.key, refused.message))
+                self.refused(&resource.key).filter(|refused| refused.version == resource.version)?;
+            Some((resource.key.clone(), refused.message.clone()))
         })
     }
-}
-
-fn holds(roles: &HashMap<Role, RoleState>, resource: &Resource) -> bool {
-    let state = roles.get(&resource.key.kind.role());
-    state.and_then(|state| state.held.get(&resource.key)).is_some_and(|held| *held == resource.version)
 }
 
 /// The instance id in a resource's name: `<id>`, `<id>/…`, `<id>@…`; for virtual hosts `<group>/<id>`.
 /// Resources of the edge have no such name, and yield something that is no service.
 pub(crate) fn owner_of(key: &Key) -> &str {
-    let name = key.name.as_str();
+    let name = &*key.name;
     match key.kind {
         ResourceType::VirtualHost => name.split_once('/').map_or(name, |(_, id)| id),
         _ => name.split(['/', '@']).next().unwrap_or(name),

@@ -1,27 +1,32 @@
-//! The gRPC service: carries messages between a stream and its session.
+//! The streams of one replica: carries messages between a client and its session.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use api::Role;
-use envoy_types::pb::envoy::{
-    config::core::v3::ControlPlane,
-    service::discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
-    },
-};
+use api::{ResourceType, Role};
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::{Node as WireNode, node::UserAgentVersionType};
 use resources::Snapshot;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, server::Grpc};
+use xds::{DeltaRequest, MalformedRequest, SotwRequest, stream::Variant};
 
-use crate::{hub::Hub, metrics::RoleLabel, node::Node, session::Session};
+use crate::{
+    frame::Frame,
+    grpc::{Method, Raw},
+    hub::{Group, Hub},
+    metrics::WhyLabel,
+    node::Node,
+    session::Session,
+};
 
-/// The ADS service of one replica.
+/// The discovery services of one replica.
 #[derive(Debug, Clone)]
-pub struct AdsService {
-    hub: Arc<Hub>,
-    identifier: String,
+pub struct Discovery {
+    pub(crate) hub: Arc<Hub>,
     /// Turns true when the replica drains.
     stopping: watch::Receiver<bool>,
 }
@@ -35,16 +40,54 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// 15,000 names with versions, as a reconnecting Envoy sends them, are about 1 MiB.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
+/// A client that takes longer to come up to date does so beside those that come after it.
+const ADMISSION_HELD: Duration = Duration::from_secs(2);
 
-impl AdsService {
-    /// `identifier` shows in each client's statistics.
-    pub fn new(hub: Arc<Hub>, identifier: String, stopping: watch::Receiver<bool>) -> Self {
-        Self { hub, identifier, stopping }
+type Answer = Result<Frame, Status>;
+
+impl Discovery {
+    /// `stopping` turns true when the replica drains.
+    pub fn new(hub: Arc<Hub>, stopping: watch::Receiver<bool>) -> Self {
+        Self { hub, stopping }
     }
 
-    /// For a tonic server.
-    pub fn into_server(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES)
+    /// Answers a gRPC request, of whatever discovery service.
+    pub(crate) async fn grpc(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> http::Response<tonic::body::Body> {
+        let Some(method) = Method::of(request.uri().path()) else {
+            return Status::unimplemented("not a method that is served here").into_http();
+        };
+        let discovery = self.clone();
+        let service = tower::service_fn(move |request: Request<Streaming<Bytes>>| {
+            let discovery = discovery.clone();
+            async move { Ok::<_, Status>(Response::new(discovery.open(method, request.into_inner()))) }
+        });
+        Grpc::new(Raw).max_decoding_message_size(MAX_REQUEST_BYTES).streaming(service, request).await
+    }
+
+    /// The first request may come after the response's headers, so the stream is opened at once.
+    fn open(self, method: Method, mut inbound: Streaming<Bytes>) -> ReceiverStream<Answer> {
+        let (outbound, responses) = mpsc::channel(SEND_BUFFER);
+        tokio::spawn(async move {
+            let Ok(Ok(Some(first))) = tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.message()).await
+            else {
+                return;
+            };
+            let end = match Open::accept(&self, method, &first) {
+                Ok(open) => open.serve(first, inbound, &outbound, self.stopping).await,
+                Err((why, status)) => {
+                    self.hub.metrics.refused_streams.get_or_create(&WhyLabel { why }).inc();
+                    Err(status)
+                }
+            };
+            if let Err(status) = end {
+                tracing::warn!(code = ?status.code(), error = status.message(), "a stream was ended");
+                let _client_is_gone = outbound.send(Err(status)).await;
+            }
+        });
+        ReceiverStream::new(responses)
     }
 }
 
@@ -54,74 +97,113 @@ struct Open {
     node: Arc<Node>,
     role: Role,
     number: u64,
+    method: Method,
     session: Session,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    identifier: String,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.hub.leave(&self.node, self.role, self.number);
-        self.hub.metrics.streams.get_or_create(&role_label(self.role)).dec();
     }
 }
 
-fn role_label(role: Role) -> RoleLabel {
-    RoleLabel { role: role.suffix().unwrap_or("envoy") }
+/// Who asks, as the first request says it.
+pub(crate) struct Asker<'a> {
+    pub(crate) id: String,
+    pub(crate) role: Role,
+    pub(crate) group: &'a Group,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl<'a> Asker<'a> {
+    /// Reads who asks.
+    pub(crate) fn of(hub: &'a Hub, node: Option<&WireNode>) -> Result<Self, String> {
+        let node = node.ok_or("node: the first request must carry it")?;
+        let (id, role) = xds::split_node_id(&node.id);
+        let name = id.split_once('/').map(|(group, _)| group).filter(|group| !group.is_empty());
+        let name = name.ok_or_else(|| format!("node.id: must be <group>/<instance>, got {:?}", node.id))?;
+        let (group, snapshots) = hub.group(name).ok_or_else(|| {
+            format!("node.id: the group must be one of {}, got {name:?}", hub.group_names())
+        })?;
+        if node.cluster != name {
+            return Err(format!(
+                "node.cluster: must be the group {name:?} of node.id, got {:?}",
+                node.cluster
+            ));
+        }
+        Ok(Self { id: id.to_owned(), role, group, snapshots })
+    }
+}
+
+/// Name and version of a client, for people.
+pub(crate) fn user_agent(node: &WireNode) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let version = build.version.unwrap_or_default();
+            format!("{}.{}.{}", version.major_number, version.minor_number, version.patch)
+        }
+        None => String::new(),
+    };
+    format!("{} {version}", node.user_agent_name).trim().to_owned()
 }
 
 impl Open {
-    /// Reads who asks from the first request.
-    fn accept(service: &AdsService, first: &DeltaDiscoveryRequest) -> Result<Self, Status> {
-        let node = first
-            .node
-            .as_ref()
-            .ok_or_else(|| Status::invalid_argument("node: the first request must carry it"))?;
-        let (id, role) = xds::split_node_id(&node.id);
-        let group_name = id.split_once('/').map(|(group, _)| group).filter(|group| !group.is_empty());
-        let group_name = group_name.ok_or_else(|| {
-            Status::invalid_argument(format!("node.id: must be <group>/<instance>, got {:?}", node.id))
-        })?;
-        let unknown = || {
-            let known = service.hub.group_names();
-            Status::invalid_argument(format!("node.id: the group must be one of {known}, got {group_name:?}"))
+    fn accept(discovery: &Discovery, method: Method, first: &Bytes) -> Result<Self, (&'static str, Status)> {
+        let hub = &discovery.hub;
+        let malformed = |error: MalformedRequest| ("malformed", Status::invalid_argument(error.to_string()));
+        let node = match method.variant {
+            Variant::Delta => DeltaRequest::decode(first).map_err(malformed)?.node,
+            Variant::Sotw => SotwRequest::decode(first).map_err(malformed)?.node,
         };
-        let (group, snapshots) = service.hub.group(group_name).ok_or_else(unknown)?;
-        if node.cluster != group_name {
-            return Err(Status::invalid_argument(format!(
-                "node.cluster: must be the group {group_name:?} of node.id, got {:?}",
-                node.cluster
-            )));
+        let asker = Asker::of(hub, node.as_ref()).map_err(|why| ("node", Status::invalid_argument(why)))?;
+        if hub.stream_count() >= hub.limits.streams {
+            let limit = hub.limits.streams;
+            let why = format!("this replica carries at most {limit} streams; use another one");
+            return Err(("full", Status::resource_exhausted(why)));
         }
-        let snapshot = snapshots.borrow().clone();
+        let snapshot = asker.snapshots.borrow().clone();
         if snapshot.generation() == 0 {
-            return Err(Status::unavailable("no snapshot yet; try again"));
+            return Err(("unready", Status::unavailable("no snapshot yet; try again")));
         }
-        let (node, number) = service.hub.enter(id, group_name, role);
-        service.hub.metrics.streams.get_or_create(&role_label(role)).inc();
-        tracing::info!(node = node.id, %role, "connected");
-        let session =
-            Session::new(Arc::clone(&service.hub), Arc::clone(&node), role, number, group, snapshot);
-        let (hub, identifier) = (Arc::clone(&service.hub), service.identifier.clone());
-        Ok(Self { hub, node, role, number, session, snapshots, identifier })
+        let Asker { id, role, group, snapshots } = asker;
+        let (node, number) = hub.enter(&id, &group.name, role, node.as_ref().map(user_agent));
+        tracing::info!(node = node.id, %role, variant = ?method.variant, "connected");
+        let session = Session::new(hub.clone(), node.clone(), role, number, method.variant, group, snapshot);
+        Ok(Self { hub: hub.clone(), node, role, number, method, session, snapshots })
     }
 
     async fn serve(
         mut self,
-        first: DeltaDiscoveryRequest,
-        mut inbound: Streaming<DeltaDiscoveryRequest>,
-        outbound: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+        first: Bytes,
+        mut inbound: Streaming<Bytes>,
+        outbound: &mpsc::Sender<Answer>,
         mut stopping: watch::Receiver<bool>,
-    ) {
+    ) -> Result<(), Status> {
+        let drains = || Status::unavailable("this replica drains; use another one");
         let mut acknowledged = self.node.changes();
-        self.session.receive(&first);
+        // To bring a client up to date from nothing takes memory and time; a fleet takes turns.
+        let permit = tokio::select! {
+            permit = self.hub.admission.clone().acquire_owned() => permit.ok(),
+            () = stopped(&mut stopping) => return Err(drains()),
+        };
+        let mut admission = Admission { permit, until: Instant::now() + ADMISSION_HELD };
+        self.receive(&first)?;
         loop {
-            if !self.send(&outbound).await {
-                return;
+            acknowledged.mark_unchanged();
+            let now = Instant::now();
+            let frames = self.session.responses(now);
+            admission.end_if(frames.is_empty() && self.session.is_idle(), now);
+            if !self.send(frames, outbound).await {
+                return Ok(());
             }
+            let deadline = self.session.deadline(now);
+            let deadline =
+                deadline.into_iter().chain(admission.permit.as_ref().map(|_| admission.until)).min();
             tokio::select! {
                 request = inbound.message() => match request {
-                    Ok(Some(request)) => self.session.receive(&request),
+                    Ok(Some(request)) => self.receive(&request)?,
                     Ok(None) | Err(_) => break,
                 },
                 changed = self.snapshots.changed() => {
@@ -131,20 +213,37 @@ impl Open {
                 }
                 // Another stream of this node acknowledged something: a gate may open.
                 _ = acknowledged.changed() => {}
-                () = stopped(&mut stopping) => {
-                    let _client_is_gone = outbound.send(Err(Status::unavailable("this replica drains; use another one"))).await;
-                    break;
-                }
+                () = tokio::time::sleep_until(deadline.unwrap_or(now)), if deadline.is_some() => {}
+                () = stopped(&mut stopping) => return Err(drains()),
             }
         }
         tracing::info!(node = self.node.id, role = %self.role, "disconnected");
+        Ok(())
+    }
+
+    fn receive(&mut self, request: &Bytes) -> Result<(), Status> {
+        let malformed = |error: MalformedRequest| Status::invalid_argument(error.to_string());
+        match self.method.variant {
+            Variant::Delta => {
+                let mut request = DeltaRequest::decode(request).map_err(malformed)?;
+                let implied = type_url(self.method, request.type_url)?;
+                request.type_url = implied.as_deref().unwrap_or(request.type_url);
+                self.session.receive(&request);
+            }
+            Variant::Sotw => {
+                let mut request = SotwRequest::decode(request).map_err(malformed)?;
+                let implied = type_url(self.method, request.type_url)?;
+                request.type_url = implied.as_deref().unwrap_or(request.type_url);
+                self.session.receive_sotw(&request);
+            }
+        }
+        Ok(())
     }
 
     /// `false` when the client is gone or stuck.
-    async fn send(&mut self, outbound: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>) -> bool {
-        for mut response in self.session.responses() {
-            response.control_plane = Some(ControlPlane { identifier: self.identifier.clone() });
-            match outbound.send_timeout(Ok(response), SEND_DEADLINE).await {
+    async fn send(&mut self, frames: Vec<Frame>, outbound: &mpsc::Sender<Answer>) -> bool {
+        for frame in frames {
+            match outbound.send_timeout(Ok(frame), SEND_DEADLINE).await {
                 Ok(()) => {}
                 Err(mpsc::error::SendTimeoutError::Closed(_)) => return false,
                 Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
@@ -158,48 +257,37 @@ impl Open {
     }
 }
 
+/// The type that a method implies where the request names none. The aggregated service implies nothing, and a
+/// service for one type serves no other.
+fn type_url(method: Method, given: &str) -> Result<Option<String>, Status> {
+    match method.implied.map(ResourceType::url) {
+        None if given.is_empty() => {
+            Err(Status::invalid_argument("type_url: each request to the aggregated service must carry it"))
+        }
+        None => Ok(None),
+        Some(implied) if given.is_empty() || given == implied => Ok(Some(implied)),
+        Some(implied) => {
+            Err(Status::invalid_argument(format!("type_url: this service is for {implied}, got {given:?}")))
+        }
+    }
+}
+
+/// A place among the streams that are brought up to date.
+struct Admission {
+    permit: Option<OwnedSemaphorePermit>,
+    until: Instant,
+}
+
+impl Admission {
+    fn end_if(&mut self, is_up_to_date: bool, now: Instant) {
+        if is_up_to_date || now >= self.until {
+            self.permit = None;
+        }
+    }
+}
+
 /// Resolves when the replica drains.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that whoever could say so is gone: the replica is ending.
     let _stopped_or_gone = stopping.wait_for(|stop| *stop).await;
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for AdsService {
-    type StreamAggregatedResourcesStream =
-        Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "state-of-the-world ADS comes with a later release; use api_type: DELTA_GRPC",
-        ))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let mut inbound = request.into_inner();
-        let (outbound, responses) = mpsc::channel(SEND_BUFFER);
-        let service = self.clone();
-        // The first request may come after the response's headers, so the stream is opened at once.
-        tokio::spawn(async move {
-            let Ok(Ok(Some(first))) = tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.message()).await
-            else {
-                return;
-            };
-            match Open::accept(&service, &first) {
-                Ok(open) => open.serve(first, inbound, outbound, service.stopping).await,
-                Err(status) => {
-                    tracing::warn!(error = status.message(), "a stream was refused");
-                    let _client_is_gone = outbound.send(Err(status)).await;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(responses)))
-    }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use ads::Hub;
+use imbl::{OrdMap, ordmap::DiffItem};
 use model::{
     InstanceId,
     context::{Context, Service},
@@ -68,7 +69,10 @@ pub(crate) struct Publisher {
     hub: Arc<Hub>,
     faults: SharedFaults,
     templates: Option<Templates>,
-    edge_resources: Option<Vec<Arc<Resource>>>,
+    /// Rendered from the templates, and not yet part of a snapshot.
+    new_edge: Option<Vec<Arc<Resource>>>,
+    /// What was rendered last.
+    services: OrdMap<InstanceId, Arc<Service>>,
     rendered: BTreeMap<InstanceId, Rendered>,
     snapshot: Arc<Snapshot>,
     /// Dropped with the first snapshot.
@@ -77,10 +81,10 @@ pub(crate) struct Publisher {
 
 /// What became of one service.
 struct Rendered {
-    /// From which input.
-    service: Arc<Service>,
+    /// From which revision.
+    rev: u64,
     /// The last good version; `None` if there never was one.
-    bundle: Option<Bundle>,
+    bundle: Option<Arc<Bundle>>,
     /// Why the input did not become one.
     refusal: Option<Refusal>,
 }
@@ -101,7 +105,8 @@ impl Publisher {
             hub,
             faults,
             templates: None,
-            edge_resources: None,
+            new_edge: None,
+            services: OrdMap::new(),
             rendered: BTreeMap::new(),
             snapshot: Arc::default(),
             unready: Some(unready),
@@ -137,9 +142,15 @@ impl Publisher {
         if templates_changed {
             faults.edge = self.reload().err();
         }
-        let changed = self.render_services(context, templates_changed && faults.edge.is_none());
-        if templates_changed || changed || self.snapshot.generation() == 0 {
-            self.serve(context, &mut faults);
+        if self.templates.is_some() {
+            let changed = self.changed(context, templates_changed && faults.edge.is_none());
+            self.services = context.services.clone();
+            for id in &changed {
+                self.render_service(id, context);
+            }
+            if self.new_edge.is_some() || !changed.is_empty() {
+                self.serve(context, &changed, &mut faults);
+            }
         }
         let refusals =
             self.rendered.iter().filter_map(|(id, rendered)| Some((id.clone(), rendered.refusal.clone()?)));
@@ -157,7 +168,7 @@ impl Publisher {
         match loaded {
             Ok((templates, resources)) => {
                 self.templates = Some(templates);
-                self.edge_resources = Some(resources);
+                self.new_edge = Some(resources);
                 Ok(())
             }
             Err(error) => {
@@ -167,46 +178,55 @@ impl Publisher {
         }
     }
 
-    /// Renders what is new. Whether anything is served differently now.
-    fn render_services(&mut self, context: &Context, all: bool) -> bool {
-        let Some(templates) = &self.templates else { return false };
-        let before = self.rendered.len();
-        self.rendered.retain(|id, _| context.services.contains_key(id));
-        let mut changed = self.rendered.len() != before;
-        for (id, service) in context.services.iter().filter(|(_, service)| service.group == self.group) {
-            let known = self.rendered.get(id);
-            if !all && known.is_some_and(|known| Arc::ptr_eq(&known.service, service)) {
-                continue;
-            }
-            let last_good = known.and_then(|known| known.bundle.clone());
-            let rendered = match render(templates, service, &self.edge) {
-                Ok(bundle) => Rendered { service: service.clone(), bundle: Some(bundle), refusal: None },
-                Err(cause) => {
-                    tracing::warn!(instance = %id, rev = service.rev, cause, "refused; its last good version stays");
-                    let refusal = Some(Refusal { rev: service.rev, cause });
-                    // After a restart the last good version is the one that the fleet has proven.
-                    let proven = || render(templates, context.proven.get(id)?, &self.edge).ok();
-                    Rendered { service: service.clone(), bundle: last_good.or_else(proven), refusal }
-                }
-            };
-            changed = true;
-            self.rendered.insert(id.clone(), rendered);
+    /// The services that are to be rendered, or are gone.
+    fn changed(&self, context: &Context, all: bool) -> BTreeSet<InstanceId> {
+        if all {
+            return self.rendered.keys().chain(context.services.keys()).cloned().collect();
         }
-        changed
+        let changed = self.services.diff(&context.services).map(|change| match change {
+            DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => id,
+        });
+        changed.cloned().collect()
     }
 
-    fn serve(&mut self, context: &Context, faults: &mut Faults) {
-        let Some(edge) = self.edge_resources.clone() else { return };
+    /// Renders a service, or forgets it when it is gone.
+    fn render_service(&mut self, id: &InstanceId, context: &Context) {
+        let service = context.services.get(id).filter(|service| service.group == self.group);
+        let (Some(service), Some(templates)) = (service, &self.templates) else {
+            self.rendered.remove(id);
+            return;
+        };
+        let rendered = match render(templates, service, &self.edge) {
+            Ok(bundle) => Rendered { rev: service.rev, bundle: Some(Arc::new(bundle)), refusal: None },
+            Err(cause) => {
+                tracing::warn!(instance = %id, rev = service.rev, cause, "refused; its last good version stays");
+                let refusal = Some(Refusal { rev: service.rev, cause });
+                let last_good = self.rendered.get(id).and_then(|known| known.bundle.clone());
+                // After a restart the last good version is the one that the fleet has proven.
+                let proven = || render(templates, context.proven.get(id)?, &self.edge).ok().map(Arc::new);
+                Rendered { rev: service.rev, bundle: last_good.or_else(proven), refusal }
+            }
+        };
+        self.rendered.insert(id.clone(), rendered);
+    }
+
+    fn serve(&mut self, context: &Context, changed: &BTreeSet<InstanceId>, faults: &mut Faults) {
+        let mut changed = changed.clone();
+        if self.snapshot.generation() == 0 {
+            // What was held back until now comes along.
+            changed.extend(self.rendered.keys().cloned());
+        }
         let next = loop {
-            let bundles =
-                self.rendered.iter().filter_map(|(id, one)| Some((id.clone(), one.bundle.clone()?)));
-            let (next, duplicates) = self.snapshot.next(&edge, &bundles.collect());
+            let bundle = |id: &InstanceId| self.rendered.get(id).and_then(|one| one.bundle.clone());
+            let services = changed.iter().map(|id| (id.clone(), bundle(id))).collect();
+            let (next, duplicates) = self.snapshot.next(self.new_edge.as_deref(), &services);
             if duplicates.is_empty() {
                 break next;
             }
             // Ends: each turn takes at least one bundle back to what is served now, or away.
             for (id, duplicate) in duplicates {
                 self.take_back(&id, duplicate.to_string());
+                changed.insert(id);
             }
         };
         if self.snapshot.generation() == 0
@@ -219,11 +239,12 @@ impl Publisher {
                 Some(format!("nothing is served, since service {id} would be lost: {}", refusal.cause));
             return;
         }
-        let mut changed = next.changed_since(self.snapshot.generation()).into_iter().flatten();
-        if self.snapshot.generation() > 0 && changed.next().is_none() {
+        self.new_edge = None;
+        let nothing_changed =
+            next.changed_since(self.snapshot.generation()).is_some_and(|mut keys| keys.next().is_none());
+        if self.snapshot.generation() > 0 && nothing_changed {
             return;
         }
-        drop(changed);
         self.snapshot = Arc::new(next);
         tracing::info!(
             generation = self.snapshot.generation(),
@@ -241,7 +262,7 @@ impl Publisher {
         let served = self.snapshot.bundle(id).cloned();
         // If even that collides, since the others have changed, it has to go.
         rendered.bundle = served.filter(|served| rendered.bundle.as_ref() != Some(served));
-        rendered.refusal = Some(Refusal { rev: rendered.service.rev, cause });
+        rendered.refusal = Some(Refusal { rev: rendered.rev, cause });
     }
 
     /// A service that was live before this process started, and cannot be rendered now.

@@ -29,7 +29,9 @@ pub(crate) async fn report(
         acknowledged.mark_unchanged();
         refused.mark_unchanged();
         let context = contexts.borrow_and_update().clone();
+        let begun = tokio::time::Instant::now();
         let report = gather(&group, &hub, &faults, &context);
+        let took = begun.elapsed();
         let stale =
             |(known, at): &(FleetReport, tokio::time::Instant)| *known != report || at.elapsed() >= HEARTBEAT;
         if written.as_ref().is_none_or(stale) {
@@ -46,18 +48,18 @@ pub(crate) async fn report(
             changed = contexts.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(HEARTBEAT) => {}
         }
-        tokio::time::sleep(DEBOUNCE).await;
+        // To ask a large fleet takes a while: most of the time is to be left for its acknowledgements.
+        tokio::time::sleep(DEBOUNCE.max(took * 4)).await;
     }
 }
 
 fn gather(group: &str, hub: &Hub, faults: &SharedFaults, context: &Context) -> FleetReport {
+    let mut instances = hub.standing(group, context.unsettled.keys());
     let faults = faults.get().clone();
-    let standing = |id: &model::InstanceId| {
-        let mut standing = hub.standing(group, id);
+    for (id, standing) in &mut instances {
         if let Some(refusal) = faults.services.get(id) {
             standing.refused = Some(refusal.clone());
         }
-        (id.clone(), standing)
-    };
-    FleetReport { nodes: hub.node_count(group), instances: context.unsettled.keys().map(standing).collect() }
+    }
+    FleetReport { nodes: hub.node_count(group), instances }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ads::{AdsService, Group, Hub, Metrics};
+use ads::{Discovery, Group, Hub, Limits, Metrics};
 use anyhow::Context as _;
 use api::Role;
 use axum::Router;
@@ -67,10 +67,9 @@ impl App {
         let group = config.edge.group.clone();
         let metrics = Metrics::default();
         metrics.register(&mut registry);
-        let hub = Arc::new(Hub::new(
-            vec![Group { name: group.clone(), sidecars: Role::SIDECARS.to_vec() }],
-            metrics,
-        ));
+        let replica = format!("{}/{}", hostname(), config.http);
+        let groups = vec![Group { name: group.clone(), sidecars: Role::SIDECARS.to_vec() }];
+        let hub = Arc::new(Hub::new(groups, &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
         let platforms = Arc::new(config.platforms.clone());
         let mut router = Router::new();
@@ -106,7 +105,6 @@ impl App {
                 first_snapshot,
             );
             tasks.spawn(publisher.run(contexts.clone(), templates));
-            let replica = format!("{}/{}", hostname(), config.http);
             let reporter = reporter::report(
                 replica.clone(),
                 group.clone(),
@@ -116,11 +114,10 @@ impl App {
                 store.clone(),
             );
             tasks.spawn(reporter);
-            let service = AdsService::new(hub.clone(), replica, stopping).into_server();
             let server = Server::builder()
                 .http2_keepalive_interval(Some(KEEP_ALIVE))
                 .tcp_nodelay(true)
-                .add_service(service)
+                .add_routes(Discovery::new(hub.clone(), stopping).into_routes())
                 .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.wait());
             tasks.spawn(async move {
                 if let Err(error) = server.await {

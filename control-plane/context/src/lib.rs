@@ -111,7 +111,7 @@ mod tests {
         contexts.changed().await.unwrap();
         let second = contexts.borrow_and_update().clone();
         assert_eq!(second.services.len(), 2);
-        let a = "a".parse().unwrap();
+        let a: model::InstanceId = "a".parse().unwrap();
         assert!(Arc::ptr_eq(&first.services[&a], &second.services[&a]));
 
         let mut gone = b.clone();

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use imbl::OrdMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -14,8 +15,8 @@ use crate::{
 /// Everything that templates may use. A new version shares the services that did not change.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// The published services.
-    pub services: BTreeMap<InstanceId, Arc<Service>>,
+    /// The published services. Two versions share what did not change, and tell cheaply what did.
+    pub services: OrdMap<InstanceId, Arc<Service>>,
     /// What the fleet has proven to run, of services whose published revision is another one.
     pub proven: BTreeMap<InstanceId, Arc<Service>>,
     /// Instances with an operation under way: their owners wait for an answer.

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use api::{ResourceType, descriptor_pool, pb};
+use bytes::Bytes;
 use model::document::Document;
 use prost::Message as _;
-use prost_reflect::{DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use xds::stream::Name;
 
 use crate::{Key, Resource, hash};
 
@@ -88,7 +90,31 @@ fn resource(kind: ResourceType, document: &Document, message: &DynamicMessage) -
     let body = message.encode_to_vec();
     check_ours(kind, &body)?;
     let version = hash::version(message).map_err(|error| error.to_string())?;
-    Ok(Resource { key: Key { kind, name }, owner: document.owner.clone(), version, body: body.into() })
+    let key = Key { kind, name: name.into() };
+    let mut resource = Resource::new(key, document.owner.clone(), version, body.into());
+    resource.aliases = aliases(&resource.key, message);
+    resource.without_vhds = without_vhds(kind, message);
+    Ok(resource)
+}
+
+/// Envoy's on-demand filter asks for a virtual host by `<route configuration>/<domain>`.
+fn aliases(key: &Key, message: &DynamicMessage) -> Vec<Name> {
+    let Some((routes, _)) = key.name.rsplit_once('/').filter(|_| key.kind == ResourceType::VirtualHost)
+    else {
+        return Vec::new();
+    };
+    let domains = message.get_field_by_name("domains");
+    let domains = domains.as_deref().and_then(Value::as_list).unwrap_or_default();
+    domains.iter().filter_map(Value::as_str).map(|domain| format!("{routes}/{domain}").into()).collect()
+}
+
+fn without_vhds(kind: ResourceType, message: &DynamicMessage) -> Option<Bytes> {
+    if kind != ResourceType::RouteConfig || !message.has_field_by_name("vhds") {
+        return None;
+    }
+    let mut without = message.clone();
+    without.clear_field_by_name("vhds");
+    Some(without.encode_to_vec().into())
 }
 
 /// The same typed checks that the sidecars make, before they see it.

@@ -17,6 +17,16 @@ pub(crate) fn version(message: &DynamicMessage) -> Result<Arc<str>, serde_json::
     Ok(hasher.finalize().to_hex()[..VERSION_HEX_CHARS].into())
 }
 
+/// The version of a set: a hash over names and versions, in the order given.
+pub(crate) fn of_set<'a>(set: impl Iterator<Item = (&'a str, &'a str)>) -> Arc<str> {
+    let mut hasher = blake3::Hasher::new();
+    for (name, version) in set {
+        tagged(&mut hasher, b'n', name.as_bytes());
+        tagged(&mut hasher, b'v', version.as_bytes());
+    }
+    hasher.finalize().to_hex()[..VERSION_HEX_CHARS].into()
+}
+
 /// Each value is preceded by its type and length, so that different trees never feed the same bytes.
 fn feed(hasher: &mut blake3::Hasher, value: &Value) {
     match value {

@@ -6,9 +6,14 @@ mod decode;
 
 mod resource;
 mod snapshot;
+mod table;
+
+mod compose;
 
 mod hash;
 
+pub use compose::compose;
 pub use decode::{InvalidDocument, decode};
-pub use resource::{Key, Resource};
+pub use resource::{Key, Resource, Shared};
 pub use snapshot::{Bundle, DuplicateName, Snapshot};
+pub use table::{Edit, Table, json_array, version_of};

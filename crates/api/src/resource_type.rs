@@ -49,12 +49,18 @@ pub enum ResourceType {
     RateLimitConfig,
     /// SDS
     Secret,
+    /// RTDS
+    Runtime,
     /// CDS
     Cluster,
     /// EDS
     Endpoints,
+    /// ECDS; a listener warms on it, so it waits for nothing that waits for listeners.
+    ExtensionConfig,
     /// LDS
     Listener,
+    /// SRDS; Envoy asks for a scope's routes once it has the scope.
+    ScopedRoutes,
     /// RDS
     RouteConfig,
     /// VHDS
@@ -63,15 +69,18 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in the order of pushes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::AuthnKeySet,
         Self::AuthnPolicy,
         Self::AuthzPolicy,
         Self::RateLimitConfig,
         Self::Secret,
+        Self::Runtime,
         Self::Cluster,
         Self::Endpoints,
+        Self::ExtensionConfig,
         Self::Listener,
+        Self::ScopedRoutes,
         Self::RouteConfig,
         Self::VirtualHost,
     ];
@@ -84,9 +93,12 @@ impl ResourceType {
             Self::AuthzPolicy => "gatehouse.authz.v1.Policy",
             Self::RateLimitConfig => "ratelimit.config.ratelimit.v3.RateLimitConfig",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Runtime => "envoy.service.runtime.v3.Runtime",
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::ExtensionConfig => "envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "envoy.config.listener.v3.Listener",
+            Self::ScopedRoutes => "envoy.config.route.v3.ScopedRouteConfiguration",
             Self::RouteConfig => "envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
         }
@@ -113,6 +125,27 @@ impl ResourceType {
         }
     }
 
+    /// Whether a state-of-the-world response carries the whole set, so that what is absent is deleted
+    /// (`xds_protocol.rst`, "Deleting resources"). Of the other types a response may carry a part.
+    pub fn is_full_set(self) -> bool {
+        !matches!(
+            self,
+            Self::Secret
+                | Self::Runtime
+                | Self::Endpoints
+                | Self::ExtensionConfig
+                | Self::RouteConfig
+                | Self::VirtualHost
+        )
+    }
+
+    /// Whether a client may ask for everything by naming nothing. For the other types an empty list is
+    /// nothing. Envoy 1.40 names no virtual hosts either: it takes all that are pushed under the name of a
+    /// route configuration.
+    pub fn allows_legacy_wildcard(self) -> bool {
+        self.is_full_set() || self == Self::VirtualHost
+    }
+
     /// What templates and operators call it.
     pub fn label(self) -> &'static str {
         match self {
@@ -121,9 +154,12 @@ impl ResourceType {
             Self::AuthzPolicy => "authz_policies",
             Self::RateLimitConfig => "rate_limits",
             Self::Secret => "secrets",
+            Self::Runtime => "runtime",
             Self::Cluster => "clusters",
             Self::Endpoints => "endpoints",
+            Self::ExtensionConfig => "extension_configs",
             Self::Listener => "listeners",
+            Self::ScopedRoutes => "scoped_routes",
             Self::RouteConfig => "routes",
             Self::VirtualHost => "virtual_hosts",
         }

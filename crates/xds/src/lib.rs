@@ -1,15 +1,17 @@
-//! The incremental variant of xDS (delta ADS): its bookkeeping without IO for the server side, and the whole
-//! client of the sidecars, which keeps what it last accepted on disk.
+//! xDS: the bookkeeping of a server without IO, for both variants, and the whole delta ADS client of the sidecars,
+//! which keeps what it last accepted on disk.
 //!
 //! Protocol: Envoy's `xds_protocol.rst` and `discovery.proto`; where Envoy 1.40 differs, Envoy wins.
 
-pub mod delta;
+mod request;
+pub mod stream;
 
 pub mod client;
 pub mod disk;
 pub mod table;
 
 pub use client::{Client, Handler};
+pub use request::{DeltaRequest, MalformedRequest, SotwRequest};
 pub use table::Table;
 
 /// The node id that a stream belongs to, and who on that node speaks.

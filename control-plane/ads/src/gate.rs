@@ -1,0 +1,82 @@
+//! Make before break, and no route before its policies (invariant 11): what may be sent when.
+
+use std::time::Duration;
+
+use api::{ResourceType, Role};
+use resources::{Key, Shared, Snapshot};
+use tokio::time::Instant;
+use xds::stream::{Change, Gate};
+
+use crate::node::{State, owner_of};
+
+/// Envoy withholds the ACK of clusters until they are warm, and gives up warming after 15 s
+/// (`initial_fetch_timeout`); what waits for that ACK waits no longer than this.
+pub(crate) const CLUSTERS_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a gate looks at, beside the node's state.
+pub(crate) struct Readiness<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) sidecars: &'a [Role],
+    /// Whether what names clusters may go: they are acknowledged, or it has waited long enough.
+    pub(crate) clusters_open: bool,
+    /// Whether the client had time to say what routes it has.
+    pub(crate) is_settled_in: bool,
+}
+
+/// Whether a change may be sent to a node now.
+pub(crate) fn gate(
+    kind: ResourceType,
+    change: &Change<Shared>,
+    state: &State,
+    readiness: &Readiness<'_>,
+) -> Gate {
+    let Readiness { group, snapshot, sidecars, clusters_open, is_settled_in } = readiness;
+    let open = match (kind, &change.item) {
+        (ResourceType::VirtualHost, Some(item)) => {
+            let bundle = item.owner.as_ref().and_then(|owner| snapshot.bundle(owner));
+            match bundle {
+                Some(bundle) => state.missing_for_routes(bundle, snapshot, sidecars).is_none(),
+                None => *clusters_open,
+            }
+        }
+        // Routes and clusters are not warmed together: what names a cluster comes after it (rule 48).
+        (ResourceType::Listener | ResourceType::ScopedRoutes | ResourceType::RouteConfig, Some(_)) => {
+            *clusters_open
+        }
+        // Routes are the first to go, and nothing goes that one of them still names.
+        (ResourceType::VirtualHost | ResourceType::RouteConfig | ResourceType::ScopedRoutes, None)
+        | (_, Some(_)) => true,
+        (_, None) => {
+            let key = Key { kind, name: change.name.clone() };
+            match state.of(ResourceType::VirtualHost) {
+                Some(_) => state.routes_are_settled(group, owner_of(&key), snapshot),
+                // It gets its routes from elsewhere.
+                None => *is_settled_in,
+            }
+        }
+    };
+    if open { Gate::Open } else { Gate::Closed }
+}
+
+/// Whether no response with clusters waits for its ACK, or one has for too long.
+pub(crate) fn clusters_are_acknowledged(state: &mut State, now: Instant) -> bool {
+    if !state.of(ResourceType::Cluster).is_some_and(xds::stream::TypeStream::is_waiting) {
+        state.waiting_since = None;
+        return true;
+    }
+    now >= *state.waiting_since.get_or_insert(now) + CLUSTERS_DEADLINE
+}
+
+/// Whether a node's processes hold all that routes could need.
+pub(crate) fn everything_is_held(state: &State, readiness: &Readiness<'_>) -> bool {
+    let needed = ResourceType::ALL.into_iter().filter(|kind| match kind.role() {
+        // A client that does not ask for them has them from elsewhere.
+        Role::Envoy => {
+            matches!(kind, ResourceType::Cluster | ResourceType::Endpoints) && state.of(*kind).is_some()
+        }
+        sidecar => readiness.sidecars.contains(&sidecar),
+    });
+    let mut told = needed.map(|kind| state.of(kind));
+    readiness.clusters_open && told.all(|told| told.is_some_and(xds::stream::TypeStream::is_served))
+}

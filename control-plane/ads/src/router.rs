@@ -1,0 +1,17 @@
+//! What the xDS port answers: gRPC by method.
+
+use axum::{Router, body::Body, extract::State, http::Request, response::Response};
+use tonic::service::Routes;
+
+use crate::Discovery;
+
+impl Discovery {
+    /// For a tonic server.
+    pub fn into_routes(self) -> Routes {
+        Routes::from(Router::new().fallback(grpc).with_state(self))
+    }
+}
+
+async fn grpc(State(discovery): State<Discovery>, request: Request<Body>) -> Response<Body> {
+    discovery.grpc(request.map(tonic::body::Body::new)).await.map(Body::new)
+}

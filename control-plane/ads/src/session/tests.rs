@@ -1,0 +1,1 @@
+//! A node's streams, and what each is sent.

@@ -1,0 +1,93 @@
+//! What operators see of a node.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use api::Role;
+use serde::Serialize;
+use xds::stream::{Desired as _, Item as _};
+
+use crate::node::{Node, Told};
+
+/// A node, for operators.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeView {
+    /// `<group>/<instance>`
+    pub node: String,
+    /// Its group.
+    pub group: String,
+    /// What its Envoy calls itself: name and version.
+    pub user_agent: String,
+    /// Envoy and the sidecars.
+    pub roles: BTreeMap<String, RoleView>,
+}
+
+/// A process of a node, for operators.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RoleView {
+    /// Whether its stream is open.
+    pub connected: bool,
+    /// How many resources it holds.
+    pub acknowledged: usize,
+    /// What it refused, with its words: its last accepted version stays in use.
+    pub refused: BTreeMap<String, String>,
+    /// Each type that it asked for.
+    pub types: BTreeMap<String, TypeView>,
+}
+
+/// One type on a node, for operators.
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeView {
+    /// The version of the set that it should hold.
+    pub version: String,
+    /// Whether it holds just that.
+    pub in_sync: bool,
+    /// How many resources it holds.
+    pub held: usize,
+    /// How many it should hold, if it asked for all.
+    pub desired: usize,
+    /// Seconds since the last ACK.
+    pub last_ack_secs: Option<u64>,
+    /// Seconds since the last NACK, and the client's words.
+    pub last_nack: Option<(u64, String)>,
+}
+
+impl NodeView {
+    pub(crate) fn of(node: &Node) -> Self {
+        let state = node.state();
+        let mut roles = BTreeMap::new();
+        for role in [Role::Envoy].into_iter().chain(Role::SIDECARS) {
+            let mut view = RoleView { connected: state.is_open(role), ..RoleView::default() };
+            for (kind, told) in state.all_told().filter(|(kind, _)| kind.role() == role) {
+                view.acknowledged += told.resources.held_count();
+                let desired = told.resources.desired();
+                // What was refused and is wanted no more is history.
+                let wanted = told.resources.refused().iter().filter(|(name, refused)| {
+                    desired.get(name).is_some_and(|item| *item.version() == refused.version)
+                });
+                view.refused.extend(
+                    wanted.map(|(name, refused)| (format!("{kind} {name}"), refused.message.clone())),
+                );
+                view.types.insert(kind.label().to_owned(), TypeView::of(told));
+            }
+            if view.connected || !view.types.is_empty() {
+                roles.insert(role.to_string(), view);
+            }
+        }
+        Self { node: node.id.clone(), group: node.group.clone(), user_agent: state.user_agent.clone(), roles }
+    }
+}
+
+impl TypeView {
+    fn of(told: &Told) -> Self {
+        let secs = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
+        let resources = &told.resources;
+        Self {
+            version: resources.desired().version().to_string(),
+            in_sync: resources.is_idle() && resources.refused().is_empty(),
+            held: resources.held_count(),
+            desired: resources.desired().len(),
+            last_ack_secs: told.last_ack.map(secs),
+            last_nack: told.last_nack.as_ref().map(|(at, words)| (secs(*at), words.clone())),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! All resources of one type at one moment.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use imbl::OrdMap;
+use xds::stream::{Desired, Name, Version};
+
+use crate::{Resource, hash, resource::Shared};
+
+/// An immutable set of resources of one type. Cheap to clone; a changed one shares what did not change.
+#[derive(Clone, Default)]
+pub struct Table(Arc<Content>);
+
+#[derive(Default)]
+struct Content {
+    by_name: OrdMap<Name, Shared>,
+    by_alias: OrdMap<Name, Shared>,
+    mortal: OrdMap<Name, Shared>,
+    version: OnceLock<Version>,
+    json: OnceLock<Bytes>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.by_name.values()).finish()
+    }
+}
+
+impl FromIterator<Arc<Resource>> for Table {
+    fn from_iter<I: IntoIterator<Item = Arc<Resource>>>(resources: I) -> Self {
+        let mut edit = Self::default().edit();
+        resources.into_iter().for_each(|resource| edit.insert(resource));
+        edit.done()
+    }
+}
+
+impl Table {
+    /// The same set, to be changed.
+    pub fn edit(&self) -> Edit {
+        Edit {
+            by_name: self.0.by_name.clone(),
+            by_alias: self.0.by_alias.clone(),
+            mortal: self.0.mortal.clone(),
+        }
+    }
+
+    /// Whether both are one and the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The resource of this name.
+    pub fn find(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.0.by_name.get(name).map(|shared| &shared.0)
+    }
+
+    /// All, in the order of names.
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.0.by_name.values().map(|shared| &shared.0)
+    }
+
+    /// The resources whose names begin so, in the order of names.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let from =
+            self.0.by_name.range::<_, str>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        from.take_while(move |(name, _)| name.starts_with(prefix)).map(|(_, shared)| &shared.0)
+    }
+
+    /// Those that have a time to live.
+    pub fn mortal(&self) -> impl Iterator<Item = &Shared> {
+        self.0.mortal.values()
+    }
+
+    /// All of them as a JSON array. Made once, when first asked for.
+    pub fn json(&self) -> Bytes {
+        self.0.json.get_or_init(|| json_array(self.resources())).clone()
+    }
+}
+
+/// Resources as a JSON array.
+pub fn json_array<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> Bytes {
+    let mut array = BytesMut::from(&b"["[..]);
+    for (at, json) in resources.filter_map(|resource| resource.json()).enumerate() {
+        if at > 0 {
+            array.put_u8(b',');
+        }
+        array.extend_from_slice(json);
+    }
+    array.put_u8(b']');
+    array.freeze()
+}
+
+/// The version of a set of resources.
+pub fn version_of<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> Version {
+    hash::of_set(resources.map(|resource| (&*resource.key.name, &*resource.version)))
+}
+
+impl Desired for Table {
+    type Item = Shared;
+    fn get(&self, name: &str) -> Option<&Shared> {
+        self.0.by_name.get(name)
+    }
+    fn by_alias(&self, alias: &str) -> Option<&Shared> {
+        self.0.by_alias.get(alias)
+    }
+    fn iter(&self) -> impl Iterator<Item = &Shared> {
+        self.0.by_name.values()
+    }
+    fn len(&self) -> usize {
+        self.0.by_name.len()
+    }
+    fn version(&self) -> Version {
+        self.0.version.get_or_init(|| version_of(self.resources())).clone()
+    }
+}
+
+/// A set that is being changed.
+pub struct Edit {
+    by_name: OrdMap<Name, Shared>,
+    by_alias: OrdMap<Name, Shared>,
+    mortal: OrdMap<Name, Shared>,
+}
+
+impl Edit {
+    /// The resource of this name.
+    pub fn find(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.by_name.get(name).map(|shared| &shared.0)
+    }
+
+    /// Adds or replaces.
+    pub fn insert(&mut self, resource: Arc<Resource>) {
+        self.remove(&resource.key.name.clone());
+        let shared = Shared(resource);
+        for alias in &shared.aliases {
+            self.by_alias.insert(alias.clone(), shared.clone());
+        }
+        if shared.ttl.is_some() {
+            self.mortal.insert(shared.key.name.clone(), shared.clone());
+        }
+        self.by_name.insert(shared.key.name.clone(), shared);
+    }
+
+    /// Takes out.
+    pub fn remove(&mut self, name: &str) {
+        let Some(gone) = self.by_name.remove(name) else { return };
+        self.mortal.remove(name);
+        for alias in &gone.aliases {
+            // Another one may have it by now.
+            if self.by_alias.get(alias).is_some_and(|owner| owner.key == gone.key) {
+                self.by_alias.remove(alias);
+            }
+        }
+    }
+
+    /// The changed set.
+    pub fn done(self) -> Table {
+        Table(Arc::new(Content {
+            by_name: self.by_name,
+            by_alias: self.by_alias,
+            mortal: self.mortal,
+            version: OnceLock::new(),
+            json: OnceLock::new(),
+        }))
+    }
+}

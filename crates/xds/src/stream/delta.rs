@@ -1,0 +1,104 @@
+//! The incremental variant: subscriptions come as changes, and so do responses.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Basis, Desired, Entry, Held, Item, MAX_NAMES, MIN_NAMES_OF_WHOLE, Name, Received, TypeStream};
+use crate::DeltaRequest;
+
+impl<D: Desired> TypeStream<D> {
+    /// Takes in a delta request. `first` on the stream for this type: only then do an empty subscription and
+    /// `initial_resource_versions` mean something.
+    pub fn receive(&mut self, request: &DeltaRequest<'_>, first: bool) -> Received<D::Item> {
+        let received = self.settle(request.nonce, request.error.as_deref());
+        // Subscriptions count even in a stale request or a NACK.
+        if first {
+            self.begin(request);
+        } else {
+            for name in &request.subscribe {
+                if *name == "*" {
+                    self.want_all();
+                } else {
+                    self.want(name);
+                }
+            }
+        }
+        for name in &request.unsubscribe {
+            if *name == "*" {
+                self.want_named_only();
+            } else {
+                self.unsubscribe(name);
+            }
+        }
+        self.compact();
+        received
+    }
+
+    /// The first request of the type: what it brought along is held, and told only where it differs.
+    fn begin(&mut self, request: &DeltaRequest<'_>) {
+        let named: HashSet<&str> = request.subscribe.iter().copied().filter(|name| *name != "*").collect();
+        let brought: HashMap<&str, &str> = request.brought.iter().copied().collect();
+        self.wildcard = request.subscribe.contains(&"*")
+            || (request.subscribe.is_empty() && self.kind.allows_legacy_wildcard());
+        let names_most = named.len() >= MIN_NAMES_OF_WHOLE && named.len() * 2 >= self.desired.len();
+        self.basis = if self.wildcard || names_most { Basis::Desired } else { Basis::Nothing };
+        let entry = |name: &str, item: Option<&D::Item>| {
+            let held = match (brought.get(name), item) {
+                (None, _) => Held::Nothing,
+                (Some(version), Some(item)) if **version == **item.version() => Held::Item(item.clone()),
+                (Some(version), _) => Held::Brought((*version).into()),
+            };
+            Entry { named: named.contains(name), held }
+        };
+        let desired = self.desired.clone();
+        if self.basis == Basis::Desired {
+            for item in desired.iter() {
+                self.start(item.name(), entry(item.name(), Some(item)));
+            }
+        }
+        for name in named.iter().chain(brought.keys()) {
+            let item = desired.get(name);
+            if item.is_none() && self.differs.len() >= MAX_NAMES {
+                break;
+            }
+            if item.is_none() || self.basis == Basis::Nothing {
+                self.start(&Name::from(*name), entry(name, item));
+            }
+            if item.is_none() && named.contains(name) {
+                match desired.by_alias(name) {
+                    Some(meant) if !brought.contains_key(&**meant.name()) => {
+                        self.dirty.insert(meant.name().clone());
+                    }
+                    Some(_) => {}
+                    None => {
+                        self.missing.insert((*name).into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, name: &Name, entry: Entry<D::Item>) {
+        self.set(name, entry);
+        if self.differs.contains_key(name) {
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    fn unsubscribe(&mut self, name: &str) {
+        let meant = self.desired.by_alias(name).map(|item| item.name().clone());
+        let name: Name = name.into();
+        self.missing.remove(&name);
+        // The client forgets it.
+        self.set(&name, Entry::NONE);
+        if let Some(meant) = meant.filter(|meant| !self.wants(meant)) {
+            self.hold(&meant, Held::Nothing);
+        }
+        if self.wildcard {
+            // It stays wanted, and the client is told again what it is, or that it is not.
+            if self.desired.get(&name).is_none() {
+                self.missing.insert(name.clone());
+            }
+            self.dirty.insert(name);
+        }
+    }
+}

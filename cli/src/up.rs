@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
-use lab::{Layout, Ports, Stack, stack};
+use lab::{Layout, Ports, Stack, Transport, stack};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
@@ -93,6 +93,7 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         templates: templates.context("--templates")?,
         ports: moved(args.port_offset)?,
         concurrency: args.concurrency,
+        transport: Transport::default(),
         control_plane_args: Vec::new(),
     })
 }

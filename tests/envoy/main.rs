@@ -6,3 +6,4 @@
 mod gate;
 mod nack;
 mod order;
+mod transports;

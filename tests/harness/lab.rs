@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lab::{Layout, Ports, Stack, stack};
+use lab::{Layout, Ports, Stack, Transport, stack};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::OnceCell};
@@ -111,6 +111,7 @@ impl Lab {
             templates: None,
             ports: Ports::free().expect("free ports"),
             concurrency: 1,
+            transport: Transport::default(),
             control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],
         };
         change(&mut layout);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{ResourceType, Role};
-use resources::{Key, Shared, Snapshot};
+use resources::{Bundle, Key, Shared, Snapshot};
 use tokio::time::Instant;
 use xds::stream::{Change, Gate};
 
@@ -57,6 +57,20 @@ pub(crate) fn gate(
         }
     };
     if open { Gate::Open } else { Gate::Closed }
+}
+
+/// Whether a node's sidecars hold what the routes of a service need; there is no telling in which order a client
+/// that polls takes the rest.
+pub(crate) fn sidecars_are_ready(
+    state: &State,
+    bundle: &Bundle,
+    snapshot: &Snapshot,
+    sidecars: &[Role],
+) -> bool {
+    match state.missing_for_routes(bundle, snapshot, sidecars) {
+        None => true,
+        Some(key) => key.kind.role() == Role::Envoy,
+    }
 }
 
 /// Whether no response with clusters waits for its ACK, or one has for too long.

@@ -1,7 +1,7 @@
 //! Where snapshots come in and acknowledgements come out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,13 +12,18 @@ use api::Role;
 use model::{
     InstanceId,
     fleet::{Refusal, Standing},
+    node::Selection,
 };
-use resources::Snapshot;
+use resources::{Snapshot, Table};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    asker::Asker,
+    gate,
     metrics::{Metrics, RoleLabel},
     node::Node,
+    pollers::Pollers,
+    served::{Selector, Served},
     view::NodeView,
 };
 
@@ -34,7 +39,7 @@ pub struct Group {
 /// All groups and nodes of this replica. Shared; never held over an await.
 #[derive(Debug)]
 pub struct Hub {
-    groups: HashMap<String, (Group, watch::Sender<Arc<Snapshot>>)>,
+    groups: HashMap<String, Served>,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     changes: watch::Sender<u64>,
     last_stream: AtomicU64,
@@ -42,6 +47,7 @@ pub struct Hub {
     /// Shows in each client's statistics.
     pub(crate) identifier: Arc<str>,
     pub(crate) limits: Limits,
+    pub(crate) pollers: Pollers,
     /// Streams that are being brought up to date from scratch.
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
@@ -68,32 +74,43 @@ impl Default for Limits {
 impl Hub {
     /// A hub without snapshots: clients are told to come again.
     pub fn new(groups: Vec<Group>, identifier: &str, limits: Limits, metrics: Metrics) -> Self {
-        let groups =
-            groups.into_iter().map(|group| (group.name.clone(), (group, watch::Sender::default()))).collect();
         Self {
-            groups,
+            groups: groups.into_iter().map(|group| (group.name.clone(), Served::new(group))).collect(),
             nodes: Mutex::default(),
             changes: watch::Sender::new(0),
             last_stream: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             identifier: identifier.into(),
             limits,
+            pollers: Pollers::default(),
             admission: Arc::new(Semaphore::new(limits.full_pushes)),
             metrics,
         }
     }
 
-    /// Serves this snapshot from now on; of an unknown group nothing is served.
-    pub fn publish(&self, group: &str, snapshot: Arc<Snapshot>) {
-        if let Some((_, sender)) = self.groups.get(group) {
-            sender.send_replace(snapshot);
+    /// Serves this snapshot to the nodes of a group with this selection; of an unknown group nothing is served.
+    pub fn publish(&self, group: &str, selection: &Selection, snapshot: Arc<Snapshot>) {
+        if let Some(served) = self.groups.get(group) {
+            served.publish(selection, snapshot);
             self.announce();
         }
     }
 
-    /// What is served to a group now.
+    /// How the nodes of a group are told apart, from now on.
+    pub fn choose_by(&self, group: &str, selector: Selector) {
+        if let Some(served) = self.groups.get(group) {
+            served.choose_by(selector);
+        }
+    }
+
+    /// The selections that a group's nodes need; at least the one without a choice.
+    pub fn wanted(&self, group: &str) -> Option<watch::Receiver<BTreeSet<Selection>>> {
+        self.groups.get(group).map(Served::wanted)
+    }
+
+    /// What is served to a group's streams that match no special template.
     pub fn snapshot(&self, group: &str) -> Option<Arc<Snapshot>> {
-        self.groups.get(group).map(|(_, sender)| sender.borrow().clone())
+        self.groups.get(group).map(Served::plain)
     }
 
     /// Changes whenever a node acknowledged, refused, came or went.
@@ -105,8 +122,8 @@ impl Hub {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    pub(crate) fn group(&self, name: &str) -> Option<(&Group, watch::Receiver<Arc<Snapshot>>)> {
-        self.groups.get(name).map(|(group, sender)| (group, sender.subscribe()))
+    pub(crate) fn group(&self, name: &str) -> Option<&Served> {
+        self.groups.get(name)
     }
 
     pub(crate) fn group_names(&self) -> String {
@@ -120,13 +137,7 @@ impl Hub {
     }
 
     /// The node of a new stream, and the stream's number.
-    pub(crate) fn enter(
-        &self,
-        id: &str,
-        group: &str,
-        role: Role,
-        user_agent: Option<String>,
-    ) -> (Arc<Node>, u64) {
+    pub(crate) fn enter(&self, id: &str, group: &str, role: Role, user_agent: String) -> (Arc<Node>, u64) {
         let stream = self.last_stream.fetch_add(1, Ordering::Relaxed) + 1;
         let node = {
             let mut nodes = self.nodes_by_id();
@@ -135,7 +146,7 @@ impl Hub {
             let mut state = node.state();
             state.begin(role, stream);
             if role == Role::Envoy {
-                state.user_agent = user_agent.unwrap_or_default();
+                state.user_agent = user_agent;
             }
             drop(state);
             Arc::clone(node)
@@ -167,6 +178,19 @@ impl Hub {
         self.streams.load(Ordering::Relaxed)
     }
 
+    /// The routes of a node that polls: with those of a service only when its sidecars have the policies.
+    pub(crate) fn routes_for_poller(&self, asker: &Asker<'_>, snapshot: &Arc<Snapshot>) -> Table {
+        let sidecars = &asker.served.group.sidecars;
+        if sidecars.is_empty() {
+            return snapshot.composed_routes().clone();
+        }
+        let node = self.nodes_by_id().get(&asker.facts.id).cloned();
+        self.pollers.routes(asker, snapshot, |bundle| {
+            node.as_ref()
+                .is_some_and(|node| gate::sidecars_are_ready(&node.state(), bundle, snapshot, sidecars))
+        })
+    }
+
     /// Every node that has a stream.
     pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
         self.nodes_by_id().values().cloned().collect()
@@ -181,7 +205,8 @@ impl Hub {
 
     /// How many nodes of a group are connected.
     pub fn node_count(&self, group: &str) -> u32 {
-        u32::try_from(self.serving(group).len()).unwrap_or(u32::MAX)
+        let nodes = self.serving(group).len() + self.pollers.count(group);
+        u32::try_from(nodes).unwrap_or(u32::MAX)
     }
 
     /// How far these services have come on the nodes of a group.
@@ -190,27 +215,44 @@ impl Hub {
         group: &str,
         ids: impl Iterator<Item = &'a InstanceId>,
     ) -> BTreeMap<InstanceId, Standing> {
-        let Some((group, snapshots)) = self.group(group) else { return BTreeMap::new() };
-        let snapshot = snapshots.borrow().clone();
-        let nodes = self.serving(&group.name);
-        ids.map(|id| (id.clone(), standing(group, &snapshot, &nodes, id))).collect()
+        let Some(served) = self.groups.get(group) else { return BTreeMap::new() };
+        let (snapshot, nodes) = (served.plain(), self.serving(group));
+        let mut all = BTreeMap::new();
+        for id in ids {
+            let mut standing = standing(&served.group, &snapshot, &nodes, id);
+            self.pollers.add_to(&mut standing, group, id);
+            all.insert(id.clone(), standing);
+        }
+        all
     }
 
     /// Every node, for operators.
     pub fn nodes(&self) -> Vec<NodeView> {
-        self.all_nodes().iter().map(|node| NodeView::of(node)).collect()
+        let mut nodes: Vec<_> = self.all_nodes().iter().map(|node| NodeView::of(node)).collect();
+        for polling in self.pollers.views() {
+            // Its sidecars may have streams.
+            match nodes.iter_mut().find(|node| node.node == polling.node) {
+                Some(node) => node.roles.extend(polling.roles),
+                None => nodes.push(polling),
+            }
+        }
+        nodes
     }
 }
 
-fn standing(group: &Group, snapshot: &Snapshot, nodes: &[Arc<Node>], id: &InstanceId) -> Standing {
-    let bundle = snapshot.bundle(id);
-    let mut standing = Standing { rev: bundle.map(|bundle| bundle.rev), ..Standing::default() };
+fn standing(group: &Group, plain: &Snapshot, nodes: &[Arc<Node>], id: &InstanceId) -> Standing {
+    let rev = plain.bundle(id).map(|bundle| bundle.rev);
+    let mut standing = Standing { rev, ..Standing::default() };
     for node in nodes {
         let state = node.state();
+        // What this node is served: its templates may be others.
+        let bundle = state.snapshot.bundle(id);
         let told = match bundle {
+            Some(bundle) if Some(bundle.rev) != rev => Err(format!("{} to be served it", node.id)),
             Some(bundle) => state
                 .acknowledged(bundle, &group.sidecars)
                 .map_err(|key| format!("{} of {} to acknowledge {key}", key.kind.role(), node.id)),
+            None if rev.is_some() => Err(format!("{} to be served it", node.id)),
             None => state.removed(id, &group.sidecars).map_err(|what| format!("{}: {what}", node.id)),
         };
         match told {

@@ -4,12 +4,16 @@
 
 mod hub;
 mod node;
+mod served;
 
 mod gate;
 mod session;
 
+mod asker;
 mod frame;
 mod grpc;
+mod pollers;
+mod rest;
 mod router;
 mod service;
 
@@ -18,5 +22,6 @@ mod view;
 
 pub use hub::{Group, Hub, Limits};
 pub use metrics::Metrics;
+pub use served::Selector;
 pub use service::Discovery;
 pub use view::{NodeView, RoleView, TypeView};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct State {
     aside: BTreeMap<(u64, ResourceType), Told>,
     /// Since when listeners or routes wait for clusters to be acknowledged.
     pub(crate) waiting_since: Option<Instant>,
+    /// What the node is served.
+    pub(crate) snapshot: Arc<Snapshot>,
     /// What was presented on the newest stream of Envoy: its build and version.
     pub(crate) user_agent: String,
 }
@@ -190,7 +192,7 @@ impl State {
 
     /// Whether everything of a service is acknowledged; the error says what is not.
     pub(crate) fn acknowledged(&self, bundle: &Bundle, sidecars: &[Role]) -> Result<(), Key> {
-        let counts = |resource: &&std::sync::Arc<Resource>| match resource.key.kind {
+        let counts = |resource: &&Arc<Resource>| match resource.key.kind {
             // Envoy asks for a secret when a client does.
             ResourceType::Secret => false,
             kind => kind.role() == Role::Envoy || sidecars.contains(&kind.role()),

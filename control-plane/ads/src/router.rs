@@ -1,14 +1,16 @@
-//! What the xDS port answers: gRPC by method.
+//! What the xDS port answers: gRPC by method, and polls over REST-JSON.
 
 use axum::{Router, body::Body, extract::State, http::Request, response::Response};
 use tonic::service::Routes;
 
-use crate::Discovery;
+use crate::{Discovery, rest};
 
 impl Discovery {
     /// For a tonic server.
     pub fn into_routes(self) -> Routes {
-        Routes::from(Router::new().fallback(grpc).with_state(self))
+        Routes::from(
+            rest::router(self.clone()).fallback_service(Router::new().fallback(grpc).with_state(self)),
+        )
     }
 }
 

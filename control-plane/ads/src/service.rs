@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{ResourceType, Role};
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::{Node as WireNode, node::UserAgentVersionType};
+use model::node::{NodeFacts, Selection, Transport};
 use resources::Snapshot;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
@@ -15,11 +15,13 @@ use tonic::{Request, Response, Status, Streaming, server::Grpc};
 use xds::{DeltaRequest, MalformedRequest, SotwRequest, stream::Variant};
 
 use crate::{
+    asker::Asker,
     frame::Frame,
     grpc::{Method, Raw},
-    hub::{Group, Hub},
+    hub::Hub,
     metrics::WhyLabel,
     node::Node,
+    served::{Selector, Served},
     session::Session,
 };
 
@@ -99,54 +101,38 @@ struct Open {
     number: u64,
     method: Method,
     session: Session,
+    chosen: Chosen,
+}
+
+/// Which snapshots the stream follows, and why.
+struct Chosen {
+    facts: NodeFacts,
+    selection: Selection,
+    choices: watch::Receiver<Option<Selector>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Chosen {
+    /// The templates have changed: other ones may be meant for this node now. What it has stays until they are
+    /// rendered.
+    fn choose_again(&mut self, served: &Served) {
+        let Some(selection) = served.selection(&self.facts).filter(|chosen| *chosen != self.selection) else {
+            return;
+        };
+        let Some(mut snapshots) = served.follow(&selection) else {
+            tracing::error!(node = self.facts.id, %selection, "too many selections of templates");
+            return;
+        };
+        snapshots.mark_changed();
+        tracing::info!(node = self.facts.id, %selection, "other templates");
+        (self.selection, self.snapshots) = (selection, snapshots);
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.hub.leave(&self.node, self.role, self.number);
     }
-}
-
-/// Who asks, as the first request says it.
-pub(crate) struct Asker<'a> {
-    pub(crate) id: String,
-    pub(crate) role: Role,
-    pub(crate) group: &'a Group,
-    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
-}
-
-impl<'a> Asker<'a> {
-    /// Reads who asks.
-    pub(crate) fn of(hub: &'a Hub, node: Option<&WireNode>) -> Result<Self, String> {
-        let node = node.ok_or("node: the first request must carry it")?;
-        let (id, role) = xds::split_node_id(&node.id);
-        let name = id.split_once('/').map(|(group, _)| group).filter(|group| !group.is_empty());
-        let name = name.ok_or_else(|| format!("node.id: must be <group>/<instance>, got {:?}", node.id))?;
-        let (group, snapshots) = hub.group(name).ok_or_else(|| {
-            format!("node.id: the group must be one of {}, got {name:?}", hub.group_names())
-        })?;
-        if node.cluster != name {
-            return Err(format!(
-                "node.cluster: must be the group {name:?} of node.id, got {:?}",
-                node.cluster
-            ));
-        }
-        Ok(Self { id: id.to_owned(), role, group, snapshots })
-    }
-}
-
-/// Name and version of a client, for people.
-pub(crate) fn user_agent(node: &WireNode) -> String {
-    let version = match &node.user_agent_version_type {
-        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
-        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
-            let version = build.version.unwrap_or_default();
-            format!("{}.{}.{}", version.major_number, version.minor_number, version.patch)
-        }
-        None => String::new(),
-    };
-    format!("{} {version}", node.user_agent_name).trim().to_owned()
 }
 
 impl Open {
@@ -157,21 +143,30 @@ impl Open {
             Variant::Delta => DeltaRequest::decode(first).map_err(malformed)?.node,
             Variant::Sotw => SotwRequest::decode(first).map_err(malformed)?.node,
         };
-        let asker = Asker::of(hub, node.as_ref()).map_err(|why| ("node", Status::invalid_argument(why)))?;
+        let asker = Asker::of(hub, node.as_ref(), Transport::Stream)
+            .map_err(|why| ("node", Status::invalid_argument(why)))?;
+        let unready = || ("unready", Status::unavailable("no snapshot for this node yet; try again"));
+        let full = |what: String| ("full", Status::resource_exhausted(what));
         if hub.stream_count() >= hub.limits.streams {
             let limit = hub.limits.streams;
-            let why = format!("this replica carries at most {limit} streams; use another one");
-            return Err(("full", Status::resource_exhausted(why)));
+            return Err(full(format!("this replica carries at most {limit} streams; use another one")));
         }
-        let snapshot = asker.snapshots.borrow().clone();
+        let choices = asker.served.choices();
+        let selection = asker.served.selection(&asker.facts).ok_or_else(unready)?;
+        let snapshots = asker.served.follow(&selection);
+        let snapshots =
+            snapshots.ok_or_else(|| full(format!("too many selections of templates: {selection}")))?;
+        let snapshot = snapshots.borrow().clone();
         if snapshot.generation() == 0 {
-            return Err(("unready", Status::unavailable("no snapshot yet; try again")));
+            return Err(unready());
         }
-        let Asker { id, role, group, snapshots } = asker;
-        let (node, number) = hub.enter(&id, &group.name, role, node.as_ref().map(user_agent));
-        tracing::info!(node = node.id, %role, variant = ?method.variant, "connected");
-        let session = Session::new(hub.clone(), node.clone(), role, number, method.variant, group, snapshot);
-        Ok(Self { hub: hub.clone(), node, role, number, method, session, snapshots })
+        let Asker { facts, role, served, user_agent } = asker;
+        let (node, number) = hub.enter(&facts.id, &served.group.name, role, user_agent);
+        tracing::info!(node = node.id, %role, variant = ?method.variant, %selection, "connected");
+        let session =
+            Session::new(hub.clone(), node.clone(), role, number, method.variant, &served.group, snapshot);
+        let chosen = Chosen { facts, selection, choices, snapshots };
+        Ok(Self { hub: hub.clone(), node, role, number, method, session, chosen })
     }
 
     async fn serve(
@@ -206,10 +201,19 @@ impl Open {
                     Ok(Some(request)) => self.receive(&request)?,
                     Ok(None) | Err(_) => break,
                 },
-                changed = self.snapshots.changed() => {
+                changed = self.chosen.snapshots.changed() => {
+                    // A selection that no node needed for a while is rendered anew.
                     if changed.is_err() { break }
-                    let snapshot = self.snapshots.borrow_and_update().clone();
-                    self.session.update(snapshot);
+                    let snapshot = self.chosen.snapshots.borrow_and_update().clone();
+                    if snapshot.generation() > 0 {
+                        self.session.update(snapshot);
+                    }
+                }
+                changed = self.chosen.choices.changed() => {
+                    if changed.is_err() { break }
+                    if let Some(served) = self.hub.group(&self.node.group) {
+                        self.chosen.choose_again(served);
+                    }
                 }
                 // Another stream of this node acknowledged something: a gate may open.
                 _ = acknowledged.changed() => {}

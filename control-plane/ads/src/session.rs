@@ -78,6 +78,15 @@ impl Session {
             inside: None,
             beats: BTreeMap::new(),
         }
+        .presented()
+    }
+
+    /// Lets everybody know what this node is served.
+    fn presented(self) -> Self {
+        if self.role == Role::Envoy {
+            self.node.state().snapshot = self.snapshot.clone();
+        }
+        self
     }
 
     /// A type that is unknown, or another role's, is not answered: a client of a newer release may ask for it, and
@@ -184,7 +193,7 @@ impl Session {
     pub(crate) fn update(&mut self, snapshot: Arc<Snapshot>) {
         let before = std::mem::replace(&mut self.snapshot, snapshot);
         let mut changed: Option<BTreeMap<ResourceType, Vec<Name>>> = None;
-        if let Some(keys) = self.snapshot.changed_since(before.generation()) {
+        if let Some(keys) = self.snapshot.changed_since(&before) {
             let changed = changed.insert(BTreeMap::new());
             for key in keys {
                 changed.entry(key.kind).or_default().push(key.name.clone());
@@ -192,6 +201,9 @@ impl Session {
         }
         let node = self.node.clone();
         let mut state = node.state();
+        if self.role == Role::Envoy {
+            state.snapshot = self.snapshot.clone();
+        }
         let own = self.kinds.iter().copied().chain(self.inside.as_ref().map(|_| ResourceType::VirtualHost));
         for kind in own {
             if before.table(kind).is_same(self.snapshot.table(kind)) {

@@ -29,6 +29,8 @@ pub(crate) struct Edge {
     pub(crate) trusted_ca: PathBuf,
     /// Where a flood is cut off before it costs anything.
     pub(crate) flood: Flood,
+    /// How nodes that poll find the control plane.
+    pub(crate) rest: Rest,
     /// From `--issuer`, not from the file.
     #[serde(skip_deserializing)]
     pub(crate) issuers: Vec<Issuer>,
@@ -59,6 +61,24 @@ pub(crate) struct Issuer {
     pub(crate) jwks: String,
 }
 
+/// For clients of REST-JSON (`ApiConfigSource`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Rest {
+    /// The cluster in their bootstrap that leads here.
+    pub(crate) cluster: String,
+    /// Between two polls; Envoy waits up to twice as long.
+    pub(crate) refresh_delay: String,
+    /// Of one poll.
+    pub(crate) request_timeout: String,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self { cluster: "xds".into(), refresh_delay: "5s".into(), request_timeout: "1s".into() }
+    }
+}
+
 impl Default for Flood {
     /// A browser needs tens of requests, an office behind one address hundreds; a node answers about 20,000.
     fn default() -> Self {
@@ -83,6 +103,7 @@ impl Default for Edge {
             access_log_module: None,
             trusted_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
             flood: Flood::default(),
+            rest: Rest::default(),
             issuers: Vec::new(),
         }
     }

@@ -11,6 +11,7 @@ mod publisher;
 mod render;
 mod reporter;
 mod roles;
+mod variant;
 
 use clap::Parser as _;
 use runtime::telemetry;

@@ -6,25 +6,27 @@ use anyhow::Context as _;
 use model::{
     context::Service,
     instance::{Instance, Published, Request},
+    node::Selection,
 };
 use templates::Templates;
 
 use crate::{
     config::{self, Args, RenderArgs},
-    publisher::decode_all,
+    variant::decode_all,
 };
 
 #[allow(clippy::print_stdout)]
 pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
     let edge = serde_json::to_value(config::edge(args)?)?;
     let templates = Templates::load(args.templates.as_deref())?;
-    let mut documents = templates.render_edge(&edge)?;
+    let selection = Selection::default();
+    let mut documents = templates.render_edge(&selection, &edge)?;
     if let Some(path) = &render.service {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let parameters: serde_json::Value =
             serde_norway::from_str(&text).with_context(|| path.display().to_string())?;
         let service = example(parameters).with_context(|| path.display().to_string())?;
-        documents.extend(templates.render_service(&service, &edge)?);
+        documents.extend(templates.render_service(&selection, &service, &edge)?);
     }
     for document in &documents {
         println!("# {}\n{}", document.template, document.text.trim());

@@ -117,6 +117,8 @@ impl App {
             let server = Server::builder()
                 .http2_keepalive_interval(Some(KEEP_ALIVE))
                 .tcp_nodelay(true)
+                // Polls come by HTTP/1.1.
+                .accept_http1(true)
                 .add_routes(Discovery::new(hub.clone(), stopping).into_routes())
                 .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.wait());
             tasks.spawn(async move {

@@ -1,5 +1,7 @@
 //! What templates render: text that is not yet trusted.
 
+use std::time::Duration;
+
 use crate::InstanceId;
 
 /// The output of one template for the whole edge, or for one service.
@@ -9,6 +11,8 @@ pub struct Document {
     pub template: String,
     /// What kind of resources it yields, as its header says: `clusters`, `virtual_hosts`, …
     pub kind: String,
+    /// How long a client may use what it yields without hearing of it again.
+    pub ttl: Option<Duration>,
     /// Whose, when the template is rendered once for each service.
     pub owner: Option<InstanceId>,
     /// YAML: a mapping with the list `resources`.

@@ -9,6 +9,7 @@ pub mod fleet;
 
 pub mod context;
 pub mod document;
+pub mod node;
 
 mod host;
 mod id;

@@ -46,8 +46,13 @@ mod tests {
     use crate::decode;
 
     fn table(kind: &str, text: &str) -> Table {
-        let document =
-            Document { template: "t.yaml".into(), kind: kind.into(), owner: None, text: text.to_owned() };
+        let document = Document {
+            template: "t.yaml".into(),
+            kind: kind.into(),
+            ttl: None,
+            owner: None,
+            text: text.to_owned(),
+        };
         decode(&document).unwrap().into_iter().map(Arc::new).collect()
     }
 

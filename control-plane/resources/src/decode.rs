@@ -93,6 +93,7 @@ fn resource(kind: ResourceType, document: &Document, message: &DynamicMessage) -
     let key = Key { kind, name: name.into() };
     let mut resource = Resource::new(key, document.owner.clone(), version, body.into());
     resource.aliases = aliases(&resource.key, message);
+    resource.ttl = document.ttl;
     resource.without_vhds = without_vhds(kind, message);
     Ok(resource)
 }
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
 
     fn document(kind: &str, text: &str) -> Document {
-        Document { template: "t.yaml".into(), kind: kind.into(), owner: None, text: text.into() }
+        Document { template: "t.yaml".into(), kind: kind.into(), ttl: None, owner: None, text: text.into() }
     }
 
     #[track_caller]

@@ -16,4 +16,4 @@ pub use compose::compose;
 pub use decode::{InvalidDocument, decode};
 pub use resource::{Key, Resource, Shared};
 pub use snapshot::{Bundle, DuplicateName, Snapshot};
-pub use table::{Edit, Table, json_array, version_of};
+pub use table::{Edit, Table, response_of, version_of};

@@ -16,12 +16,20 @@ use crate::{Edit, Key, Resource, Table, compose};
 /// changed, not what there is.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
+    /// Shared by those that follow one another.
+    lineage: Arc<Lineage>,
     generation: u64,
     tables: Tables,
     edge: Arc<[Arc<Resource>]>,
     bundles: OrdMap<InstanceId, Arc<Bundle>>,
     log: VecDeque<(u64, Arc<[Key]>)>,
     composed: OnceLock<Table>,
+}
+
+/// Only its address counts.
+#[derive(Debug, Default)]
+struct Lineage {
+    _has_an_address: u8,
 }
 
 type Tables = [Table; ResourceType::ALL.len()];
@@ -85,10 +93,12 @@ impl Snapshot {
         self.generation
     }
 
-    /// What changed after this generation; `None` when that is too long ago to know.
-    pub fn changed_since(&self, generation: u64) -> Option<impl Iterator<Item = &Key>> {
-        let known = generation >= self.generation
-            || self.log.front().is_some_and(|(first, _)| *first <= generation + 1);
+    /// What changed after an earlier one; `None` when that is too long ago to know, or it was not an earlier one.
+    pub fn changed_since(&self, before: &Self) -> Option<impl Iterator<Item = &Key>> {
+        let generation = before.generation;
+        let known = Arc::ptr_eq(&self.lineage, &before.lineage)
+            && (generation >= self.generation
+                || self.log.front().is_some_and(|(first, _)| *first <= generation + 1));
         known.then(|| {
             self.log.iter().filter(move |(at, _)| *at > generation).flat_map(|(_, keys)| keys.iter())
         })
@@ -215,7 +225,15 @@ impl Draft {
         while log.len() > MAX_LOG {
             log.pop_front();
         }
-        Snapshot { generation, tables, edge, bundles, log, composed: OnceLock::new() }
+        Snapshot {
+            lineage: before.lineage.clone(),
+            generation,
+            tables,
+            edge,
+            bundles,
+            log,
+            composed: OnceLock::new(),
+        }
     }
 }
 
@@ -250,8 +268,8 @@ mod tests {
         (id.parse().unwrap(), None)
     }
 
-    fn names(snapshot: &Snapshot, generation: u64) -> Option<Vec<String>> {
-        snapshot.changed_since(generation).map(|keys| keys.map(ToString::to_string).collect())
+    fn names(snapshot: &Snapshot, before: &Snapshot) -> Option<Vec<String>> {
+        snapshot.changed_since(before).map(|keys| keys.map(ToString::to_string).collect())
     }
 
     #[test]
@@ -260,11 +278,11 @@ mod tests {
         let both = BTreeMap::from([service("a", "1"), service("b", "1")]);
         let (first, _) = Snapshot::default().next(Some(&edge), &both);
         let (second, _) = first.next(None, &BTreeMap::from([service("a", "2")]));
-        assert_eq!(names(&second, first.generation()).unwrap(), ["clusters a/0", "virtual_hosts edge/a"]);
+        assert_eq!(names(&second, &first).unwrap(), ["clusters a/0", "virtual_hosts edge/a"]);
         let (third, _) = second.next(None, &BTreeMap::from([gone("b")]));
-        assert_eq!(names(&third, second.generation()).unwrap(), ["clusters b/0", "virtual_hosts edge/b"]);
-        assert_eq!(names(&third, first.generation()).unwrap().len(), 4);
-        assert_eq!(names(&third, third.generation()).unwrap().len(), 0);
+        assert_eq!(names(&third, &second).unwrap(), ["clusters b/0", "virtual_hosts edge/b"]);
+        assert_eq!(names(&third, &first).unwrap().len(), 4);
+        assert_eq!(names(&third, &third).unwrap().len(), 0);
         assert!(third.table(ResourceType::Listener).is_same(first.table(ResourceType::Listener)));
     }
 
@@ -273,21 +291,20 @@ mod tests {
         let (first, _) = Snapshot::default().next(Some(&[]), &BTreeMap::from([service("a", "1")]));
         let edge = [resource(ResourceType::Listener, "http", "1", None)];
         let (second, refused) = first.next(Some(&edge), &BTreeMap::new());
-        assert_eq!(
-            (names(&second, first.generation()).unwrap(), refused),
-            (vec!["listeners http".into()], vec![])
-        );
+        assert_eq!((names(&second, &first).unwrap(), refused), (vec!["listeners http".into()], vec![]));
         assert_eq!(second.bundles().len(), 1);
     }
 
     #[test]
     fn a_stream_that_is_far_behind_is_told_so() {
-        let mut snapshot = Snapshot::default();
-        for _ in 0..=MAX_LOG {
-            snapshot = snapshot.next(None, &BTreeMap::new()).0;
-        }
-        assert!(snapshot.changed_since(0).is_none());
-        assert!(snapshot.changed_since(1).is_some());
+        let none = BTreeMap::new();
+        let first = Snapshot::default();
+        let second = first.next(None, &none).0;
+        let last = (0..MAX_LOG).fold(second.clone(), |snapshot, _| snapshot.next(None, &none).0);
+        assert!(last.changed_since(&first).is_none());
+        assert!(last.changed_since(&second).is_some());
+        let other = Snapshot::default().next(None, &none).0;
+        assert!(last.changed_since(&other).is_none(), "it is none of its line");
     }
 
     #[test]

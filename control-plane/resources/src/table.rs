@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use api::ResourceType;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use imbl::OrdMap;
 use xds::stream::{Desired, Name, Version};
@@ -21,7 +22,7 @@ struct Content {
     by_alias: OrdMap<Name, Shared>,
     mortal: OrdMap<Name, Shared>,
     version: OnceLock<Version>,
-    json: OnceLock<Bytes>,
+    response: OnceLock<Bytes>,
 }
 
 impl fmt::Debug for Table {
@@ -75,22 +76,28 @@ impl Table {
         self.0.mortal.values()
     }
 
-    /// All of them as a JSON array. Made once, when first asked for.
-    pub fn json(&self) -> Bytes {
-        self.0.json.get_or_init(|| json_array(self.resources())).clone()
+    /// A `DiscoveryResponse` with all of them, as canonical proto3 JSON. Made once, when first asked for.
+    pub fn response(&self, kind: ResourceType) -> Bytes {
+        let make = || response_of(kind, &self.version(), self.resources());
+        self.0.response.get_or_init(make).clone()
     }
 }
 
-/// Resources as a JSON array.
-pub fn json_array<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> Bytes {
-    let mut array = BytesMut::from(&b"["[..]);
+/// A `DiscoveryResponse` as canonical proto3 JSON.
+pub fn response_of<'a>(
+    kind: ResourceType,
+    version: &str,
+    resources: impl Iterator<Item = &'a Arc<Resource>>,
+) -> Bytes {
+    let head = format!(r#"{{"versionInfo":"{version}","typeUrl":"{}","resources":["#, kind.url());
+    let mut array = BytesMut::from(head.as_bytes());
     for (at, json) in resources.filter_map(|resource| resource.json()).enumerate() {
         if at > 0 {
             array.put_u8(b',');
         }
         array.extend_from_slice(json);
     }
-    array.put_u8(b']');
+    array.put_slice(b"]}");
     array.freeze()
 }
 
@@ -163,7 +170,7 @@ impl Edit {
             by_alias: self.by_alias,
             mortal: self.mortal,
             version: OnceLock::new(),
-            json: OnceLock::new(),
+            response: OnceLock::new(),
         }))
     }
 }

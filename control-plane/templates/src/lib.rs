@@ -18,10 +18,14 @@ mod header;
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, value::Serde};
-use model::{context::Service, document::Document};
+use model::{
+    context::Service,
+    document::Document,
+    node::{NodeFacts, Selection, Transport},
+};
 use serde_json::{Value, json};
 
-pub use header::{ForEach, Header, InvalidHeader};
+pub use header::{ForEach, Header, InvalidHeader, Match, Patterns};
 
 /// All templates of one moment.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub enum TemplateError {
     },
     #[error("{template}, line {line}: {reason}")]
     Syntax { template: String, line: usize, reason: String },
+    #[error("{template}: replaces: no template has this name, got {replaced:?}")]
+    ReplacesNothing { template: String, replaced: String },
 }
 
 /// A template that failed for this context; what it rendered before stays in force.
@@ -99,27 +105,59 @@ impl Templates {
             })?;
             headers.insert(name, header);
         }
+        for (template, header) in &headers {
+            if let Some(replaced) = header.replaces.as_ref().filter(|name| !headers.contains_key(*name)) {
+                let (template, replaced) = (template.clone(), replaced.clone());
+                return Err(TemplateError::ReplacesNothing { template, replaced });
+            }
+        }
         Ok(Self { environment, headers })
     }
 
+    /// Which templates a node gets.
+    pub fn select(&self, node: &NodeFacts) -> Selection {
+        let matching = self
+            .headers
+            .iter()
+            .filter(|(_, header)| header.matches.as_ref().is_some_and(|matches| matches.fits(node)));
+        let templates = matching.map(|(name, _)| name.as_str().into()).collect();
+        Selection { transport: node.transport, templates }
+    }
+
     /// Renders what belongs to no service.
-    pub fn render_edge(&self, edge: &Value) -> Result<Vec<Document>, RenderError> {
-        self.render_all(ForEach::Edge, None, &json!({ "edge": edge }))
+    pub fn render_edge(&self, selection: &Selection, edge: &Value) -> Result<Vec<Document>, RenderError> {
+        self.render_all(selection, ForEach::Edge, None, json!({ "edge": edge }))
     }
 
     /// Renders what belongs to one service.
-    pub fn render_service(&self, service: &Service, edge: &Value) -> Result<Vec<Document>, RenderError> {
-        self.render_all(ForEach::Service, Some(service), &service.variables(edge))
+    pub fn render_service(
+        &self,
+        selection: &Selection,
+        service: &Service,
+        edge: &Value,
+    ) -> Result<Vec<Document>, RenderError> {
+        self.render_all(selection, ForEach::Service, Some(service), service.variables(edge))
     }
 
     fn render_all(
         &self,
+        selection: &Selection,
         each: ForEach,
         of: Option<&Service>,
-        variables: &Value,
+        mut variables: Value,
     ) -> Result<Vec<Document>, RenderError> {
-        let context = minijinja::Value::from(Serde(variables));
-        let wanted = self.headers.iter().filter(|(_, header)| header.for_each == each);
+        variables["config_source"] = config_source(selection.transport, &variables["edge"]);
+        let context = minijinja::Value::from(Serde(&variables));
+        let is_selected =
+            |name: &str, header: &Header| header.matches.is_none() || selection.templates.contains(name);
+        let is_replaced = |name: &str| {
+            self.headers
+                .iter()
+                .any(|(other, header)| header.replaces.as_deref() == Some(name) && is_selected(other, header))
+        };
+        let wanted = self.headers.iter().filter(|(name, header)| {
+            header.for_each == each && is_selected(name, header) && !is_replaced(name)
+        });
         wanted.map(|(name, header)| self.render(name, header, of, &context)).collect()
     }
 
@@ -140,7 +178,24 @@ impl Templates {
         template.render_captured_to(context.clone(), &mut output).map_err(|error| failed(&error))?;
         let text = String::from_utf8_lossy(&output.0).into_owned();
         let owner = of.map(|service| service.id.clone());
-        Ok(Document { template: name.to_owned(), kind: header.kind.clone(), owner, text })
+        Ok(Document { template: name.to_owned(), kind: header.kind.clone(), ttl: header.ttl, owner, text })
+    }
+}
+
+/// Where a resource says that those which it names come from: the stream that it came by itself, or polls.
+fn config_source(transport: Transport, edge: &Value) -> Value {
+    match transport {
+        Transport::Stream => json!({"ads": {}, "resource_api_version": "V3"}),
+        Transport::Rest => json!({
+            "resource_api_version": "V3",
+            "api_config_source": {
+                "api_type": "REST",
+                "transport_api_version": "V3",
+                "cluster_names": [edge["rest"]["cluster"]],
+                "refresh_delay": edge["rest"]["refresh_delay"],
+                "request_timeout": edge["rest"]["request_timeout"],
+            },
+        }),
     }
 }
 
@@ -264,6 +319,40 @@ mod tests {
             templates.render("routes.yaml", &templates.headers["routes.yaml"], None, &context).unwrap();
         assert_eq!(document.text.trim(), "mine: 1");
         assert_eq!(templates.headers.len(), defaults::ALL.len());
+    }
+
+    #[test]
+    fn a_template_for_some_nodes_stands_beside_or_in_the_place_of_another() {
+        let folder = folder(&[
+            (
+                "canary.yaml",
+                "{#\nkind: routes\nmatch: {id: ['*/canary-*']}\nreplaces: routes.yaml\n#}\ncanary: 1",
+            ),
+            ("more.yaml", "{#\nkind: routes\nmatch: {transport: [rest]}\n#}\nmore: 1"),
+        ]);
+        let templates = Templates::load(Some(folder.path())).unwrap();
+        let edge = json!({
+            "group": "edge", "issuers": [], "run_dir": "/run", "access_log_module": null, "proxy_protocol": false,
+            "http": {"address": "::", "port": 1}, "https": null,
+            "flood": {"total_burst": 1, "total_per_second": 1, "address_burst": 1, "address_per_second": 1},
+            "rest": {"cluster": "xds", "refresh_delay": "5s", "request_timeout": "1s"},
+        });
+        let rendered = |id: &str, transport| {
+            let node = NodeFacts { id: id.into(), transport, ..NodeFacts::default() };
+            let documents = templates.render_edge(&templates.select(&node), &edge).unwrap();
+            let routes = documents.iter().filter(|document| document.kind == "routes");
+            routes.map(|document| document.template.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(rendered("edge/i-1", Transport::Stream), ["routes.yaml"]);
+        assert_eq!(rendered("edge/canary-1", Transport::Stream), ["canary.yaml"]);
+        assert_eq!(rendered("edge/canary-1", Transport::Rest), ["canary.yaml", "more.yaml"]);
+    }
+
+    #[test]
+    fn a_template_that_replaces_nothing_is_refused() {
+        let folder = folder(&[("own.yaml", "{# {kind: routes, replaces: rutes.yaml} #}")]);
+        let error = Templates::load(Some(folder.path())).unwrap_err().to_string();
+        assert_eq!(error, "own.yaml: replaces: no template has this name, got \"rutes.yaml\"");
     }
 
     #[test]

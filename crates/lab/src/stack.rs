@@ -28,8 +28,24 @@ pub struct Layout {
     pub ports: Ports,
     /// Envoy's worker threads.
     pub concurrency: usize,
+    /// How Envoy gets its configuration.
+    pub transport: Transport,
     /// More flags for the control plane.
     pub control_plane_args: Vec<String>,
+}
+
+/// How Envoy asks its control plane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Incremental ADS.
+    #[default]
+    DeltaGrpc,
+    /// State-of-the-world ADS.
+    Grpc,
+    /// A stream for clusters and one for listeners, incremental, beside ADS for the rest.
+    PerType,
+    /// Polls.
+    Rest,
 }
 
 /// The running edge. What is `None` was stopped, or not started yet.
@@ -58,6 +74,8 @@ pub const SIDECARS: [&str; 3] = ["authn", "authz", "ratelimit"];
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// For requests under way when the edge is stopped.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two polls of a lab's Envoy.
+const REFRESH_DELAY: &str = "0.2s";
 /// Unix sockets have paths of at most 108 bytes, so those of a deep data folder lie elsewhere.
 const MAX_RUN_DIR_BYTES: usize = 80;
 
@@ -168,6 +186,7 @@ impl Stack {
             "proxy_protocol": false,
             "run_dir": self.layout.run_dir(),
             "access_log_module": access_log_module,
+            "rest": {"refresh_delay": REFRESH_DELAY},
         })
         .to_string()
     }
@@ -194,7 +213,7 @@ impl Stack {
     /// Starts Envoy, which knows nothing but where its control plane is, and waits until it is live.
     pub async fn start_envoy(&mut self) -> Result<(), LabError> {
         let bootstrap = self.layout.run_dir().join("envoy.json");
-        let text = bootstrap_of(&self.layout.ports);
+        let text = bootstrap_of(&self.layout.ports, self.layout.transport);
         fs::write(&bootstrap, text).map_err(LabError::io(format!("writing {}", bootstrap.display())))?;
         let args = [
             "--config-path".to_owned(),
@@ -264,23 +283,50 @@ impl Stack {
     }
 }
 
-/// Delta ADS and nothing else.
-fn bootstrap_of(ports: &Ports) -> String {
+/// Where the control plane is, and nothing else.
+fn bootstrap_of(ports: &Ports, transport: Transport) -> String {
     let address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+    let grpc = |api_type: &str| {
+        json!({
+            "api_type": api_type,
+            "transport_api_version": "V3",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+            "set_node_on_first_message_only": true
+        })
+    };
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    let dynamic = match transport {
+        Transport::DeltaGrpc => {
+            json!({"ads_config": grpc("DELTA_GRPC"), "lds_config": ads, "cds_config": ads})
+        }
+        Transport::Grpc => json!({"ads_config": grpc("GRPC"), "lds_config": ads, "cds_config": ads}),
+        Transport::PerType => {
+            let own = json!({"api_config_source": grpc("DELTA_GRPC"), "resource_api_version": "V3"});
+            json!({"ads_config": grpc("DELTA_GRPC"), "lds_config": own, "cds_config": own})
+        }
+        Transport::Rest => {
+            let poll = json!({
+                "resource_api_version": "V3",
+                "api_config_source": {
+                    "api_type": "REST",
+                    "transport_api_version": "V3",
+                    "cluster_names": ["xds"],
+                    "refresh_delay": REFRESH_DELAY,
+                }
+            });
+            json!({"lds_config": poll, "cds_config": poll})
+        }
+    };
+    let protocol = match transport {
+        Transport::Rest => json!({"http_protocol_options": {}}),
+        _ => {
+            json!({"http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}})
+        }
+    };
     json!({
         "node": {"id": NODE_ID, "cluster": NODE_ID.split('/').next()},
         "admin": {"address": address(ports.envoy_admin)},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
-                "set_node_on_first_message_only": true
-            },
-            "lds_config": ads,
-            "cds_config": ads
-        },
+        "dynamic_resources": dynamic,
         "static_resources": {"clusters": [{
             "name": "xds",
             "type": "STATIC",
@@ -292,9 +338,7 @@ fn bootstrap_of(ports: &Ports) -> String {
             "typed_extension_protocol_options": {
                 "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                     "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": {"http2_protocol_options": {
-                        "connection_keepalive": {"interval": "10s", "timeout": "5s"}
-                    }}
+                    "explicit_http_config": protocol
                 }
             }
         }]}

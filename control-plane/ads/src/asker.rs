@@ -1,0 +1,116 @@
+//! Who asks: a node as it presents itself, checked.
+
+use std::collections::BTreeMap;
+
+use api::Role;
+use envoy_types::pb::{
+    envoy::config::core::v3::{Node as WireNode, node::UserAgentVersionType},
+    google::protobuf::{Struct, Value, value::Kind},
+};
+use model::node::{NodeFacts, Transport};
+
+use crate::{hub::Hub, served::Served};
+
+/// Who asks, as the first request says it.
+pub(crate) struct Asker<'a> {
+    pub(crate) facts: NodeFacts,
+    pub(crate) role: Role,
+    pub(crate) served: &'a Served,
+    /// Name and version of the client, for people.
+    pub(crate) user_agent: String,
+}
+
+/// Leaves of metadata that templates can be chosen by.
+const MAX_LEAVES: usize = 256;
+/// Structs in structs.
+const MAX_DEPTH: usize = 16;
+
+impl<'a> Asker<'a> {
+    /// Reads who asks.
+    pub(crate) fn of(hub: &'a Hub, node: Option<&WireNode>, transport: Transport) -> Result<Self, String> {
+        let node = node.ok_or("node: the first request must carry it")?;
+        let (id, role) = xds::split_node_id(&node.id);
+        let name = id.split_once('/').map(|(group, _)| group).filter(|group| !group.is_empty());
+        let name = name.ok_or_else(|| format!("node.id: must be <group>/<instance>, got {:?}", node.id))?;
+        let served = hub.group(name).ok_or_else(|| {
+            format!("node.id: the group must be one of {}, got {name:?}", hub.group_names())
+        })?;
+        if node.cluster != name {
+            return Err(format!(
+                "node.cluster: must be the group {name:?} of node.id, got {:?}",
+                node.cluster
+            ));
+        }
+        let version = version(node);
+        let user_agent = format!("{} {version}", node.user_agent_name).trim().to_owned();
+        let locality = node.locality.clone().unwrap_or_default();
+        let facts = NodeFacts {
+            id: id.to_owned(),
+            cluster: node.cluster.clone(),
+            metadata: node.metadata.as_ref().map(leaves).unwrap_or_default(),
+            region: locality.region,
+            zone: locality.zone,
+            sub_zone: locality.sub_zone,
+            version,
+            transport,
+        };
+        Ok(Self { facts, role, served, user_agent })
+    }
+}
+
+fn version(node: &WireNode) -> String {
+    match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let version = build.version.unwrap_or_default();
+            format!("{}.{}.{}", version.major_number, version.minor_number, version.patch)
+        }
+        None => String::new(),
+    }
+}
+
+/// The leaves of a struct by dotted path; what is a list or too deep is none.
+fn leaves(metadata: &Struct) -> BTreeMap<String, String> {
+    let mut leaves = BTreeMap::new();
+    let mut open: Vec<(String, &Struct, usize)> = vec![(String::new(), metadata, 0)];
+    while let Some((path, level, depth)) = open.pop() {
+        for (name, Value { kind }) in &level.fields {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let leaf = match kind {
+                Some(Kind::StringValue(text)) => text.clone(),
+                Some(Kind::BoolValue(is)) => is.to_string(),
+                Some(Kind::NumberValue(number)) => number.to_string(),
+                Some(Kind::StructValue(inner)) if depth < MAX_DEPTH => {
+                    open.push((path, inner, depth + 1));
+                    continue;
+                }
+                _ => continue,
+            };
+            if leaves.len() < MAX_LEAVES {
+                leaves.insert(path, leaf);
+            }
+        }
+    }
+    leaves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_known_by_the_path_of_its_leaves() {
+        let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+        let inner = Struct { fields: [("name".to_owned(), text("canary"))].into() };
+        let metadata = Struct {
+            fields: [
+                ("stage".to_owned(), Value { kind: Some(Kind::StructValue(inner)) }),
+                ("weight".to_owned(), Value { kind: Some(Kind::NumberValue(2.0)) }),
+                ("list".to_owned(), Value { kind: None }),
+            ]
+            .into(),
+        };
+        let expected = [("stage.name", "canary"), ("weight", "2")];
+        assert_eq!(leaves(&metadata), expected.map(|(path, leaf)| (path.to_owned(), leaf.to_owned())).into());
+    }
+}

@@ -7,13 +7,8 @@ use crate::{
     shell::{root, run},
 };
 
-/// `put_to_live`: a release build, a running edge, services one after another.
-pub(crate) fn onboard(json: bool) -> anyhow::Result<()> {
+/// `onboard`: a running edge, services one after another. `fleet`: a control plane and thousands of proxies.
+pub(crate) fn run_release(name: &str, options: &[&str]) -> anyhow::Result<()> {
     let bin = everything(Profile::Release)?;
-    let mut bench = Command::new(bin.join("bench-onboard"));
-    bench.current_dir(root());
-    if json {
-        bench.arg("--json");
-    }
-    run(&mut bench)
+    run(Command::new(bin.join(format!("bench-{name}"))).args(options).current_dir(root()))
 }

@@ -16,6 +16,8 @@ Usage: cargo xtask <command>
   up [OPTIONS]           build in release, fetch Envoy, and run everything on this machine
   test [NAME]            everything that CI runs; with a name, the tests whose name contains it
   bench onboard [--json] from the broker request to the first 200 through Envoy
+  bench fleet [--json] [--proxies N] [--services N] [--changes N]
+                         a change's way to a simulated fleet; cold start, reconnect, memory
   lint                   rustfmt, clippy, the tidy tests, cargo-deny
   descriptors            make crates/api/envoy.binpb anew from the pinned protos
 ";
@@ -27,8 +29,7 @@ fn main() -> ExitCode {
         ["up", options @ ..] => up::run(options),
         ["test"] => test::run(None),
         ["test", name] => test::run(Some(name)),
-        ["bench", "onboard"] => bench::onboard(false),
-        ["bench", "onboard", "--json"] => bench::onboard(true),
+        ["bench", name @ ("onboard" | "fleet"), options @ ..] => bench::run_release(name, options),
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),
         _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     asker::Asker,
     gate,
+    lrs::{Load, Loads},
     metrics::{Metrics, RoleLabel},
     node::Node,
     pollers::Pollers,
@@ -48,6 +49,7 @@ pub struct Hub {
     pub(crate) identifier: Arc<str>,
     pub(crate) limits: Limits,
     pub(crate) pollers: Pollers,
+    pub(crate) loads: Loads,
     /// Streams that are being brought up to date from scratch.
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
@@ -83,6 +85,7 @@ impl Hub {
             identifier: identifier.into(),
             limits,
             pollers: Pollers::default(),
+            loads: Loads::default(),
             admission: Arc::new(Semaphore::new(limits.full_pushes)),
             metrics,
         }
@@ -224,6 +227,11 @@ impl Hub {
             all.insert(id.clone(), standing);
         }
         all
+    }
+
+    /// What the nodes report of the services' load.
+    pub fn loads(&self) -> BTreeMap<InstanceId, Load> {
+        self.loads.all()
     }
 
     /// Every node, for operators.

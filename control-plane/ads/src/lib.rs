@@ -10,8 +10,10 @@ mod gate;
 mod session;
 
 mod asker;
+mod csds;
 mod frame;
 mod grpc;
+mod lrs;
 mod pollers;
 mod rest;
 mod router;
@@ -21,6 +23,7 @@ mod metrics;
 mod view;
 
 pub use hub::{Group, Hub, Limits};
+pub use lrs::Load;
 pub use metrics::Metrics;
 pub use served::Selector;
 pub use service::Discovery;

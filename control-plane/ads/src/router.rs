@@ -1,4 +1,4 @@
-//! What the xDS port answers: gRPC by method, and polls over REST-JSON.
+//! What the xDS port answers: discovery, client status and load reports over gRPC, and polls over REST-JSON.
 
 use axum::{Router, body::Body, extract::State, http::Request, response::Response};
 use tonic::service::Routes;
@@ -8,9 +8,15 @@ use crate::{Discovery, rest};
 impl Discovery {
     /// For a tonic server.
     pub fn into_routes(self) -> Routes {
-        Routes::from(
-            rest::router(self.clone()).fallback_service(Router::new().fallback(grpc).with_state(self)),
-        )
+        let discovery = Router::new().fallback(grpc).with_state(self.clone());
+        let router = rest::router(self.clone())
+            .route_service(
+                "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}",
+                self.clone().csds(),
+            )
+            .route_service("/envoy.service.load_stats.v3.LoadReportingService/{*method}", self.lrs())
+            .fallback_service(discovery);
+        Routes::from(router)
     }
 }
 

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Edge {
     /// `node.cluster`; also the name of the route configuration.
     pub(crate) group: String,
+    /// The sidecars that its nodes run. A service's routes wait for all of them; without any the default listeners
+    /// let nothing pass.
+    pub(crate) sidecars: Vec<Sidecar>,
     /// Where plain HTTP is served.
     pub(crate) http: Listen,
     /// Where TLS is terminated; without it there is no such listener.
@@ -34,6 +37,25 @@ pub(crate) struct Edge {
     /// From `--issuer`, not from the file.
     #[serde(skip_deserializing)]
     pub(crate) issuers: Vec<Issuer>,
+}
+
+/// A sidecar, as the file names it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Sidecar {
+    Authn,
+    Authz,
+    Ratelimit,
+}
+
+impl From<Sidecar> for api::Role {
+    fn from(sidecar: Sidecar) -> Self {
+        match sidecar {
+            Sidecar::Authn => Self::Authn,
+            Sidecar::Authz => Self::Authz,
+            Sidecar::Ratelimit => Self::Ratelimit,
+        }
+    }
 }
 
 /// An address to listen on.
@@ -96,6 +118,7 @@ impl Default for Edge {
         let everywhere = || "0.0.0.0".to_owned();
         Self {
             group: EDGE_GROUP.to_owned(),
+            sidecars: vec![Sidecar::Authn, Sidecar::Authz, Sidecar::Ratelimit],
             http: Listen { address: everywhere(), port: 10_000 },
             https: Some(Listen { address: everywhere(), port: 10_443 }),
             proxy_protocol: true,

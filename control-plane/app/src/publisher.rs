@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use model::{
     fleet::Refusal,
     node::{NodeFacts, Selection},
 };
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use runtime::{Latch, telemetry::chain};
 use serde_json::Value;
 use templates::Templates;
@@ -63,6 +64,25 @@ impl SharedFaults {
     }
 }
 
+/// What publishing costs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    rendered: Gauge,
+    seconds: Gauge<f64, AtomicU64>,
+}
+
+impl Metrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("gatehouse_publish");
+        registry.register(
+            "rendered_services",
+            "Services that the last change rendered",
+            self.rendered.clone(),
+        );
+        registry.register("seconds", "How long the last change took, to its snapshot", self.seconds.clone());
+    }
+}
+
 /// Renders and publishes for one group.
 pub(crate) struct Publisher {
     group: String,
@@ -74,6 +94,7 @@ pub(crate) struct Publisher {
     /// What was rendered last.
     services: OrdMap<InstanceId, Arc<Service>>,
     variants: BTreeMap<Selection, Variant>,
+    metrics: Metrics,
     /// Dropped with the first snapshot.
     unready: Option<Latch>,
 }
@@ -89,6 +110,7 @@ impl Publisher {
         folder: Option<PathBuf>,
         hub: Arc<Hub>,
         faults: SharedFaults,
+        metrics: Metrics,
         unready: Latch,
     ) -> Self {
         Self {
@@ -100,6 +122,7 @@ impl Publisher {
             templates: None,
             services: OrdMap::new(),
             variants: BTreeMap::new(),
+            metrics,
             unready: Some(unready),
         }
     }
@@ -134,9 +157,10 @@ impl Publisher {
         }
     }
 
+    /// Renders what changed, and publishes what came of it.
     fn publish(&mut self, context: &Context, selections: &BTreeSet<Selection>, templates_changed: bool) {
         let mut faults = Faults { edge: self.faults.get().edge.clone(), ..Faults::default() };
-        let mut all = false;
+        let (mut all, mut rendered, begun) = (false, 0, Instant::now());
         if templates_changed {
             faults.edge = self.reload().err();
             all = faults.edge.is_none();
@@ -159,6 +183,7 @@ impl Publisher {
                         faults.edge = Some(error);
                     }
                 }
+                rendered += changed.len();
                 for id in &changed {
                     variant.render_service(id, &input, self.variants.values());
                 }
@@ -172,6 +197,10 @@ impl Publisher {
                 }
                 self.variants.insert(selection.clone(), variant);
             }
+        }
+        if rendered > 0 {
+            self.metrics.rendered.set(i64::try_from(rendered).unwrap_or(i64::MAX));
+            self.metrics.seconds.set(begun.elapsed().as_secs_f64());
         }
         for variant in self.variants.values() {
             for (id, refusal) in variant.refusals() {

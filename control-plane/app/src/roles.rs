@@ -24,7 +24,7 @@ use crate::{
     config::{Config, Roles},
     folder,
     operators::Operators,
-    publisher::{Publisher, SharedFaults},
+    publisher::{self, Publisher, SharedFaults},
     reporter,
 };
 
@@ -67,8 +67,11 @@ impl App {
         let group = config.edge.group.clone();
         let metrics = Metrics::default();
         metrics.register(&mut registry);
+        let publishing = publisher::Metrics::default();
+        publishing.register(&mut registry);
         let replica = format!("{}/{}", hostname(), config.http);
-        let groups = vec![Group { name: group.clone(), sidecars: Role::SIDECARS.to_vec() }];
+        let sidecars = config.edge.sidecars.iter().copied();
+        let groups = vec![Group { name: group.clone(), sidecars: sidecars.map(Role::from).collect() }];
         let hub = Arc::new(Hub::new(groups, &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
         let platforms = Arc::new(config.platforms.clone());
@@ -102,6 +105,7 @@ impl App {
                 config.templates.clone(),
                 hub.clone(),
                 faults.clone(),
+                publishing,
                 first_snapshot,
             );
             tasks.spawn(publisher.run(contexts.clone(), templates));

@@ -18,7 +18,7 @@ use crate::{Claim, Put, Store, StoreError};
 
 /// How often another process's writes are looked for: `PRAGMA data_version` reads a counter in shared memory.
 /// Writes of this process are announced at once.
-const FOREIGN_WRITES: Duration = Duration::from_millis(50);
+const FOREIGN_WRITES: Duration = Duration::from_millis(10);
 /// A writer of another process holds the lock for a few milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A replica reports every few seconds; one that is silent for so long is gone.

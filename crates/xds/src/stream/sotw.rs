@@ -142,7 +142,9 @@ impl<D: Desired> TypeStream<D> {
         }
         let wanted = self.desired.iter().filter(|item| self.wants(item.name())).map(Item::name);
         let strays = self.differs.keys().filter(|name| self.desired.get(name).is_none());
-        FullSet::These(wanted.chain(strays).filter_map(|name| then(name)).collect())
+        let mut items: Vec<_> = wanted.chain(strays).filter_map(|name| then(name)).collect();
+        items.sort_by(|one, other| one.name().cmp(other.name()));
+        FullSet::These(items)
     }
 }
 

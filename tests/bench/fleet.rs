@@ -1,0 +1,350 @@
+//! `cargo xtask bench fleet`: a release control plane with SQLite, and a fleet of proxies in another process (this one)
+//! that receive what an Envoy receives over real gRPC, and acknowledge at once.
+
+#[path = "fleet/proxy.rs"]
+mod proxy;
+#[path = "fleet/wire.rs"]
+mod wire;
+
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use lab::{Ports, Process};
+use model::instance::{Instance, OperationState, Published, Request};
+use serde_json::json;
+use store::{Put, SqliteStore, Store as _};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    proxy::{Fleet, Goal, Start},
+    wire::{Kind, request},
+};
+
+/// How much.
+struct Size {
+    proxies: usize,
+    services: usize,
+    changes: usize,
+}
+
+/// Longer than anything here may take.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// Between two looks at a count.
+const LOOK_AGAIN: Duration = Duration::from_micros(500);
+/// Connections that are opened at the same time: the kernel's queue of a listener is short.
+const OPENED_AT_ONCE: usize = 256;
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let mut size = Size { proxies: 2_000, services: 5_000, changes: 50 };
+    let mut as_json = false;
+    while let Some(arg) = args.next() {
+        let mut number = || -> anyhow::Result<usize> {
+            args.next().with_context(|| format!("{arg}: a number"))?.parse().with_context(|| arg.clone())
+        };
+        match arg.as_str() {
+            "--json" => as_json = true,
+            "--proxies" => size.proxies = number()?,
+            "--services" => size.services = number()?,
+            "--changes" => size.changes = number()?,
+            other => anyhow::bail!("no such option: {other}"),
+        }
+    }
+    ensure!(size.changes > 0 && size.services > 0 && size.proxies > 0, "at least one of each");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let figures = runtime.block_on(bench(&size))?;
+    #[allow(clippy::print_stdout)]
+    if as_json {
+        println!("{figures}");
+    } else {
+        println!("{figures:#}");
+    }
+    Ok(())
+}
+
+async fn bench(size: &Size) -> anyhow::Result<serde_json::Value> {
+    let folder = tempfile::tempdir()?;
+    let figures = measure(size, folder.path()).await;
+    let log = std::fs::read_to_string(folder.path().join("control-plane.log")).unwrap_or_default();
+    let end: Vec<&str> = log.lines().rev().take(5).collect();
+    figures.with_context(|| format!("the control plane's last words:\n{}", end.join("\n")))
+}
+
+async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value> {
+    let store = SqliteStore::open(&folder.join("gatehouse.db"))?;
+    let mut instances = seed(&store, size.services).await?;
+    let ports = Ports::free()?;
+    let server = Server::start(folder, &ports).await?;
+    let render_all_ms = server.last_publish_ms().await?;
+
+    let fleet = Arc::new(Fleet::default());
+    let (goals, _) = watch::channel(Goal::Nothing);
+    let everything =
+        Goal::Complete { clusters: size.services, endpoints: size.services, hosts: size.services };
+    goals.send_replace(everything.clone());
+    let cold = Run::start(size, ports.xds, &Start::Cold, &fleet, &goals).await;
+    let cold_start_s = wait_for(&fleet.complete, size.proxies, &fleet).await?.as_secs_f64() + cold.opening;
+    settle(&server).await?;
+    let rss_cold_mb = server.rss_mb()?;
+
+    let (mut took, mut renders) = (Vec::new(), Vec::new());
+    let cpu_before = server.cpu_ms()?;
+    for at in 0..size.changes {
+        let instance = &mut instances[at * 37 % size.services];
+        goals.send_replace(Goal::Host(format!("edge/{}", instance.id).into()));
+        fleet.arrived.store(0, Ordering::Relaxed);
+        change(&store, instance, at).await?;
+        took.push(wait_for(&fleet.arrived, size.proxies, &fleet).await?);
+        renders.push(server.last_publish_ms().await?);
+        settle_instance(&store, instance).await?;
+        // So that the removal of what the old revision used belongs to this change's cost, and not to the next one's.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let cpu_ms_per_change = (server.cpu_ms()? - cpu_before) / f64::from(u32::try_from(size.changes)?);
+    let rss_mb = server.rss_mb()?;
+
+    cold.stop().await;
+    fleet.complete.store(0, Ordering::Relaxed);
+    goals.send_replace(everything);
+    let warm = Start::Warm(Arc::new(first_requests(&fleet)));
+    settle(&server).await?;
+    let cpu_before = server.cpu_ms()?;
+    let warm = Run::start(size, ports.xds, &warm, &fleet, &goals).await;
+    let reconnect_s = wait_for(&fleet.complete, size.proxies, &fleet).await?.as_secs_f64() + warm.opening;
+    let reconnect_cpu_s = (server.cpu_ms()? - cpu_before) / 1_000.0;
+    let rss_reconnected_mb = server.rss_mb()?;
+    warm.stop().await;
+    server.process.stop(Duration::from_secs(5)).await;
+
+    took.sort_unstable();
+    renders.sort_by(f64::total_cmp);
+    let round = |value: f64| (value * 10.0).round() / 10.0;
+    let millis = |percentile: usize| {
+        round(took[(took.len() * percentile).div_ceil(100).max(1) - 1].as_secs_f64() * 1_000.0)
+    };
+    Ok(json!({
+        "proxies": size.proxies,
+        "services": size.services,
+        "changes": size.changes,
+        "propagation_p50_ms": millis(50),
+        "propagation_p99_ms": millis(99),
+        "server_cpu_ms_per_change": round(cpu_ms_per_change),
+        "rss_mb": round(rss_mb),
+        "rss_cold_mb": round(rss_cold_mb),
+        "rss_reconnected_mb": round(rss_reconnected_mb),
+        "cold_start_s": round(cold_start_s),
+        "reconnect_s": round(reconnect_s),
+        "reconnect_cpu_s": round(reconnect_cpu_s),
+        "retries": fleet.retries.load(Ordering::Relaxed),
+        "render_all_ms": round(render_all_ms),
+        "render_one_ms": round(renders[renders.len() / 2]),
+    }))
+}
+
+/// A service with one route to one address.
+fn parameters(at: usize, port: usize) -> serde_json::Value {
+    json!({
+        "service": format!("service-{at}"),
+        "hosts": [format!("service-{at}.example.test")],
+        "routes": [{"path": "/", "upstream": {"urls": [format!("http://10.{}.{}.{}:{port}", at / 65536, at / 256 % 256, at % 256)]}}],
+        "auth": {"any": [{"jwt": {"issuer": "https://id.example.test/", "audiences": ["a"], "algorithms": ["ES256"]}}]},
+        "authz": {"rules": [{"allow": {"methods": ["GET"], "paths": ["/"], "scopes": ["read"]}}]},
+    })
+}
+
+async fn seed(store: &SqliteStore, services: usize) -> anyhow::Result<Vec<Instance>> {
+    let mut instances = Vec::with_capacity(services);
+    for at in 0..services {
+        // As long as the ids of real platforms.
+        let id = format!("00000000-0000-4000-8000-{at:012}").parse()?;
+        let mut instance = Instance::provision(id, Request::offline(parameters(at, 80)), "seed".into());
+        let published = Published::wanted_of(&instance)?;
+        (instance.published, instance.proven) = (Some(published.clone()), Some(published));
+        instance.operation.state = OperationState::Succeeded;
+        instances.push(put(store, &instance).await?);
+    }
+    Ok(instances)
+}
+
+async fn put(store: &SqliteStore, instance: &Instance) -> anyhow::Result<Instance> {
+    match store.put(instance, None).await? {
+        Put::Stored(stored) => Ok(*stored),
+        Put::Conflict => anyhow::bail!("somebody else writes to the store"),
+    }
+}
+
+/// Another upstream: a new cluster, its endpoints and a new virtual host; the old cluster goes.
+async fn change(store: &SqliteStore, instance: &mut Instance, at: usize) -> anyhow::Result<()> {
+    instance.request.parameters["routes"][0]["upstream"]["urls"][0] =
+        json!(format!("http://10.0.0.1:{}", 1_000 + at));
+    instance.revision += 1;
+    instance.published = Some(Published::wanted_of(instance)?);
+    instance.operation.state = OperationState::InProgress;
+    *instance = put(store, instance).await?;
+    Ok(())
+}
+
+async fn settle_instance(store: &SqliteStore, instance: &mut Instance) -> anyhow::Result<()> {
+    instance.proven.clone_from(&instance.published);
+    instance.operation.state = OperationState::Succeeded;
+    *instance = put(store, instance).await?;
+    Ok(())
+}
+
+/// The proxies of one run.
+struct Run {
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    /// Seconds until all were started.
+    opening: f64,
+}
+
+impl Run {
+    async fn start(
+        size: &Size,
+        port: u16,
+        start: &Start,
+        fleet: &Arc<Fleet>,
+        goals: &watch::Sender<Goal>,
+    ) -> Self {
+        let begun = Instant::now();
+        let (stop, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for at in 0..size.proxies {
+            let id = format!("edge/i-{at:05}");
+            tasks.spawn(proxy::run(
+                id,
+                port,
+                start.clone(),
+                fleet.clone(),
+                goals.subscribe(),
+                stopping.clone(),
+            ));
+            if at % OPENED_AT_ONCE == OPENED_AT_ONCE - 1 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Self { tasks, stop, opening: begun.elapsed().as_secs_f64() }
+    }
+
+    async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn wait_for(
+    count: &std::sync::atomic::AtomicUsize,
+    wanted: usize,
+    fleet: &Fleet,
+) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    while count.load(Ordering::Relaxed) < wanted {
+        let failures = fleet.failures.load(Ordering::Relaxed);
+        ensure!(failures == 0, "{failures} proxies lost their stream");
+        ensure!(begun.elapsed() < DEADLINE, "{} of {wanted}", count.load(Ordering::Relaxed));
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(begun.elapsed())
+}
+
+/// What a proxy that has everything says first.
+fn first_requests(fleet: &Fleet) -> Vec<(Kind, Bytes)> {
+    let versions = fleet.versions.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = |kind: Kind| {
+        let known = versions.get(&kind).cloned().unwrap_or_default();
+        let names: Vec<String> = match kind {
+            Kind::Endpoints | Kind::Routes => known.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        (kind, request(None, kind, "", names, known))
+    };
+    Kind::ALL.into_iter().map(first).collect()
+}
+
+/// Waits until the server has nothing left to do.
+async fn settle(server: &Server) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut before = server.cpu_ms()?;
+    while begun.elapsed() < DEADLINE {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = server.cpu_ms()?;
+        if now - before < 50.0 {
+            return Ok(());
+        }
+        before = now;
+    }
+    anyhow::bail!("the server does not come to rest")
+}
+
+/// The control plane, from outside.
+struct Server {
+    process: Process,
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Server {
+    async fn start(folder: &Path, ports: &Ports) -> anyhow::Result<Self> {
+        let edge = folder.join("edge.yaml");
+        std::fs::write(&edge, "sidecars: []\n")?;
+        let program = std::env::current_exe()?.with_file_name("gatehouse-control-plane");
+        let args = [
+            "ads".to_owned(),
+            "--dev".to_owned(),
+            format!("--data-dir={}", folder.display()),
+            format!("--http=127.0.0.1:{}", ports.control_plane),
+            format!("--xds=127.0.0.1:{}", ports.xds),
+            format!("--edge={}", edge.display()),
+            "--log=warn".to_owned(),
+        ];
+        let mut process =
+            Process::start("the control plane", &program, &args, &folder.join("control-plane.log"))?;
+        let client = reqwest::Client::new();
+        let url = format!("http://127.0.0.1:{}", ports.control_plane);
+        let ready = format!("{url}/readyz");
+        let begun = Instant::now();
+        loop {
+            process.check()?;
+            let answer = client.get(&ready).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                break;
+            }
+            ensure!(begun.elapsed() < DEADLINE, "the control plane is not ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(Self { process, client, url })
+    }
+
+    fn stat(&self, file: &str) -> anyhow::Result<String> {
+        let id = self.process.id().context("the control plane runs")?;
+        Ok(std::fs::read_to_string(format!("/proc/{id}/{file}"))?)
+    }
+
+    /// User and system time so far.
+    fn cpu_ms(&self) -> anyhow::Result<f64> {
+        let stat = self.stat("stat")?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| -> anyhow::Result<f64> { Ok(fields.get(at).context("stat")?.parse()?) };
+        // Fields 14 and 15 of proc(5), in hundredths of a second.
+        Ok((ticks(11)? + ticks(12)?) * 10.0)
+    }
+
+    fn rss_mb(&self) -> anyhow::Result<f64> {
+        let status = self.stat("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1_024.0)
+    }
+
+    /// How long the last change took in the publisher.
+    async fn last_publish_ms(&self) -> anyhow::Result<f64> {
+        let text = self.client.get(format!("{}/metrics", self.url)).send().await?.text().await?;
+        let line = text.lines().find_map(|line| line.strip_prefix("gatehouse_publish_seconds "));
+        Ok(line.context("gatehouse_publish_seconds")?.trim().parse::<f64>()? * 1_000.0)
+    }
+}

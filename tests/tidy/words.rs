@@ -56,3 +56,19 @@ fn the_architecture_names_every_dependency() {
         assert!(architecture.contains(&format!("`{name}`")), "ARCHITECTURE.md does not say why {name}");
     }
 }
+
+#[test]
+fn every_rule_of_the_protocol_has_a_test_of_its_number() {
+    let text = read("docs/xds-conformance.md");
+    let rules: Vec<u32> = text.lines().filter_map(|line| line.split_once(". ")?.0.parse().ok()).collect();
+    assert_eq!(rules, (1..=63).collect::<Vec<_>>());
+    let mut tested = std::collections::BTreeSet::new();
+    for path in tracked().iter().filter(|path| path.ends_with(".rs")) {
+        for name in read(path).split("fn rule_").skip(1) {
+            // `rule_50_51_and_53_…`: all numbers at the beginning.
+            let numbers = name.split('_').take_while(|part| *part == "and" || part.parse::<u32>().is_ok());
+            tested.extend(numbers.filter_map(|part| part.parse::<u32>().ok()));
+        }
+    }
+    assert_eq!(rules.into_iter().filter(|rule| !tested.contains(rule)).collect::<Vec<_>>(), [0; 0]);
+}

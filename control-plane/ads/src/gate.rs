@@ -82,6 +82,14 @@ pub(crate) fn clusters_are_acknowledged(state: &mut State, now: Instant) -> bool
     now >= *state.waiting_since.get_or_insert(now) + CLUSTERS_DEADLINE
 }
 
+/// Whether to look at each of thousands of virtual hosts is in vain, since what they need is on its way by the
+/// thousand too.
+pub(crate) fn is_too_early(state: &State, readiness: &Readiness<'_>) -> bool {
+    let in_bulk = |kind: ResourceType| state.of(kind).is_some_and(xds::stream::TypeStream::is_in_bulk);
+    let needed = [ResourceType::Cluster, ResourceType::Endpoints];
+    !readiness.clusters_open && in_bulk(ResourceType::VirtualHost) && needed.into_iter().any(in_bulk)
+}
+
 /// Whether a node's processes hold all that routes could need.
 pub(crate) fn everything_is_held(state: &State, readiness: &Readiness<'_>) -> bool {
     let needed = ResourceType::ALL.into_iter().filter(|kind| match kind.role() {

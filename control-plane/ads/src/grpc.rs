@@ -1,17 +1,24 @@
 //! The discovery services of Envoy over gRPC: which method is which variant and type, and how messages travel as
 //! bytes.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::LazyLock,
+    task::{Context, Poll},
+};
 
 use api::ResourceType;
-use bytes::{Buf as _, Bytes};
-use tonic::{
-    Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tokio::sync::mpsc;
+use tonic::Status;
 use xds::stream::Variant;
 
 use crate::frame::Frame;
+
+/// 15,000 names with versions, as a reconnecting Envoy sends them, are about 1 MiB.
+const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 
 /// A method of a discovery service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,44 +63,144 @@ impl Method {
     }
 }
 
-/// Requests stay the bytes that they were, since they are read in place; responses are put together from bytes.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Raw;
+/// The messages of a request, as the bytes that they are: names are read in place.
+pub(crate) struct Messages {
+    body: tonic::body::Body,
+    buffer: BytesMut,
+}
 
-impl Codec for Raw {
-    type Encode = Frame;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
+/// One byte that says whether it is compressed, and four of length (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX_BYTES: usize = 5;
 
-    fn encoder(&mut self) -> Self {
-        *self
+impl Messages {
+    pub(crate) fn of(body: tonic::body::Body) -> Self {
+        Self { body, buffer: BytesMut::new() }
     }
 
-    fn decoder(&mut self) -> Self {
-        *self
+    /// Waits for the first bytes. `false` when there are none.
+    pub(crate) async fn has_begun(&mut self) -> bool {
+        while self.buffer.is_empty() {
+            match self.body.frame().await {
+                None | Some(Err(_)) => return false,
+                Some(Ok(frame)) => self.keep(frame),
+            }
+        }
+        true
+    }
+
+    fn keep(&mut self, frame: http_body::Frame<Bytes>) {
+        if let Ok(data) = frame.into_data() {
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+
+    /// The next one, if it is here already.
+    pub(crate) fn ready(&mut self) -> Result<Option<Bytes>, Status> {
+        self.take()
+    }
+
+    /// The next one; `None` when there is no other. What was read stays when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(Some(message));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(status)) => return Err(status),
+                Some(Ok(frame)) => self.keep(frame),
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let [compressed, length @ ..] = *prefix;
+        if compressed != 0 {
+            return Err(Status::unimplemented("compressed messages are not read"));
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_REQUEST_BYTES {
+            let why = format!("a request of {length} bytes; at most {MAX_REQUEST_BYTES} are read");
+            return Err(Status::out_of_range(why));
+        }
+        if rest.len() < length {
+            self.buffer.reserve(PREFIX_BYTES + length - self.buffer.len());
+            return Ok(None);
+        }
+        let mut message = self.buffer.split_to(PREFIX_BYTES + length);
+        if self.buffer.is_empty() {
+            // An empty rest would keep the memory of the largest message for as long as the stream lives.
+            self.buffer = BytesMut::new();
+        }
+        message.advance(PREFIX_BYTES);
+        Ok(Some(message.freeze()))
     }
 }
 
-impl Encoder for Raw {
-    type Item = Frame;
-    type Error = Status;
+/// What a client is sent: frames, each encoded when its turn comes, into memory that is gone once it was sent.
+pub(crate) struct Responses {
+    frames: mpsc::Receiver<Result<Vec<Frame>, Status>>,
+    is_ended: bool,
+}
 
-    fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(frame.size_hint());
-        frame.encode(out);
-        Ok(())
+impl Responses {
+    /// The HTTP response around them.
+    pub(crate) fn over(
+        frames: mpsc::Receiver<Result<Vec<Frame>, Status>>,
+    ) -> http::Response<tonic::body::Body> {
+        let body = tonic::body::Body::new(Self { frames, is_ended: false });
+        let mut response = http::Response::new(body);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+        response
+    }
+
+    fn end(&mut self, status: &Status) -> http_body::Frame<Bytes> {
+        self.is_ended = true;
+        let mut trailers = http::HeaderMap::new();
+        // What cannot be a header is left out; the code never is.
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert(Status::GRPC_STATUS, (status.code() as i32).into());
+        }
+        http_body::Frame::trailers(trailers)
     }
 }
 
-impl Decoder for Raw {
-    type Item = Bytes;
+/// The one content type of gRPC.
+const GRPC: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
+
+impl http_body::Body for Responses {
+    type Data = Bytes;
     type Error = Status;
 
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = bytes.remaining();
-        Ok(Some(bytes.copy_to_bytes(length)))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        if self.is_ended {
+            return Poll::Ready(None);
+        }
+        let frame = match std::task::ready!(self.frames.poll_recv(context)) {
+            Some(Ok(frames)) => http_body::Frame::data(encoded(&frames)),
+            Some(Err(status)) => self.end(&status),
+            None => self.end(&Status::ok("")),
+        };
+        Poll::Ready(Some(Ok(frame)))
     }
+}
+
+/// What is sent at the same time travels together.
+fn encoded(frames: &[Frame]) -> Bytes {
+    let size: usize = frames.iter().map(|frame| PREFIX_BYTES + frame.size_hint()).sum();
+    let mut bytes = BytesMut::with_capacity(size);
+    for frame in frames {
+        let begin = bytes.len();
+        bytes.put_bytes(0, PREFIX_BYTES);
+        frame.encode(&mut bytes);
+        let length = u32::try_from(bytes.len() - begin - PREFIX_BYTES).unwrap_or(u32::MAX);
+        bytes[begin + 1..begin + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    }
+    bytes.freeze()
 }
 
 #[cfg(test)]
@@ -116,5 +223,28 @@ mod tests {
             Some((Variant::Delta, None))
         );
         assert_eq!(method("/envoy.service.route.v3.VirtualHostDiscoveryService/StreamVirtualHosts"), None);
+    }
+
+    async fn read(bytes: &[u8]) -> Result<Vec<Bytes>, tonic::Code> {
+        let body = http_body_util::Full::new(Bytes::copy_from_slice(bytes));
+        let mut messages = Messages::of(tonic::body::Body::new(body));
+        let mut read = Vec::new();
+        while let Some(message) = messages.next().await.map_err(|status| status.code())? {
+            read.push(message);
+        }
+        Ok(read)
+    }
+
+    #[tokio::test]
+    async fn messages_are_read_as_they_lie_one_behind_the_other() {
+        assert_eq!(read(&[0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0]).await.unwrap(), ["ab", ""]);
+        // One that is cut short is none.
+        assert_eq!(read(&[0, 0, 0, 0, 2, b'a']).await.unwrap(), Vec::<Bytes>::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_or_too_large_is_refused() {
+        assert_eq!(read(&[1, 0, 0, 0, 0]).await, Err(tonic::Code::Unimplemented));
+        assert_eq!(read(&[0, 0xff, 0xff, 0xff, 0xff]).await, Err(tonic::Code::OutOfRange));
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -15,7 +15,7 @@ use model::{
     node::Selection,
 };
 use resources::{Snapshot, Table};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
     asker::Asker,
@@ -43,6 +43,10 @@ pub struct Hub {
     groups: HashMap<String, Served>,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     changes: watch::Sender<u64>,
+    /// Whether the last change was announced and not looked at yet.
+    is_announced: AtomicBool,
+    /// Makes each stream look again.
+    wakers: Mutex<HashMap<u64, Arc<Notify>>>,
     last_stream: AtomicU64,
     streams: AtomicUsize,
     /// Shows in each client's statistics.
@@ -53,6 +57,13 @@ pub struct Hub {
     /// Streams that are being brought up to date from scratch.
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
+}
+
+/// A stream that has come in.
+pub(crate) struct Entered {
+    pub(crate) node: Arc<Node>,
+    pub(crate) stream: u64,
+    pub(crate) waker: Arc<Notify>,
 }
 
 /// What a replica carries.
@@ -80,6 +91,8 @@ impl Hub {
             groups: groups.into_iter().map(|group| (group.name.clone(), Served::new(group))).collect(),
             nodes: Mutex::default(),
             changes: watch::Sender::new(0),
+            is_announced: AtomicBool::new(false),
+            wakers: Mutex::default(),
             last_stream: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             identifier: identifier.into(),
@@ -95,6 +108,7 @@ impl Hub {
     pub fn publish(&self, group: &str, selection: &Selection, snapshot: Arc<Snapshot>) {
         if let Some(served) = self.groups.get(group) {
             served.publish(selection, snapshot);
+            self.wake_all();
             self.announce();
         }
     }
@@ -103,6 +117,7 @@ impl Hub {
     pub fn choose_by(&self, group: &str, selector: Selector) {
         if let Some(served) = self.groups.get(group) {
             served.choose_by(selector);
+            self.wake_all();
         }
     }
 
@@ -116,13 +131,30 @@ impl Hub {
         self.groups.get(group).map(Served::plain)
     }
 
-    /// Changes whenever a node acknowledged, refused, came or went.
+    /// Changes when nodes acknowledged, refused, came or went. A fleet does so in bursts: nothing more is announced
+    /// until whoever looks has said so by [`Hub::look`].
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
+    /// What happens from now on is announced.
+    pub fn look(&self) {
+        self.is_announced.store(false, Ordering::Release);
+    }
+
     pub(crate) fn announce(&self) {
-        self.changes.send_modify(|count| *count += 1);
+        if !self.is_announced.swap(true, Ordering::AcqRel) {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, HashMap<u64, Arc<Notify>>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets every stream look what has changed.
+    pub(crate) fn wake_all(&self) {
+        self.wakers().values().for_each(|waker| waker.notify_one());
     }
 
     pub(crate) fn group(&self, name: &str) -> Option<&Served> {
@@ -139,26 +171,28 @@ impl Hub {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node of a new stream, and the stream's number.
-    pub(crate) fn enter(&self, id: &str, group: &str, role: Role, user_agent: String) -> (Arc<Node>, u64) {
+    /// A new stream: its node, its number, and what wakes it.
+    pub(crate) fn enter(&self, id: &str, group: &str, role: Role, user_agent: String) -> Entered {
         let stream = self.last_stream.fetch_add(1, Ordering::Relaxed) + 1;
+        let waker = Arc::new(Notify::new());
         let node = {
             let mut nodes = self.nodes_by_id();
             let node = nodes.entry(id.to_owned()).or_insert_with(|| Arc::new(Node::new(id, group)));
             // Under the lock: the last stream of the node may be leaving just now.
             let mut state = node.state();
-            state.begin(role, stream);
+            state.begin(role, stream, waker.clone());
             if role == Role::Envoy {
                 state.user_agent = user_agent;
             }
             drop(state);
             Arc::clone(node)
         };
+        self.wakers().insert(stream, waker.clone());
         self.streams.fetch_add(1, Ordering::Relaxed);
         self.metrics.streams.get_or_create(&RoleLabel::of(role)).inc();
-        node.wake();
+        node.wake_others(stream);
         self.announce();
-        (node, stream)
+        Entered { node, stream, waker }
     }
 
     /// A stream has ended. A node without any is forgotten: when it comes back it brings along what it holds.
@@ -171,9 +205,10 @@ impl Hub {
                 nodes.remove(&node.id);
             }
         }
+        self.wakers().remove(&stream);
         self.streams.fetch_sub(1, Ordering::Relaxed);
         self.metrics.streams.get_or_create(&RoleLabel::of(role)).dec();
-        node.wake();
+        node.wake_others(stream);
         self.announce();
     }
 

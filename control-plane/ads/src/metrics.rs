@@ -1,6 +1,8 @@
 //! What the ADS server counts.
 
-use api::Role;
+use std::sync::{Arc, OnceLock};
+
+use api::{ResourceType, Role};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -11,7 +13,9 @@ use prometheus_client::{
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     pub(crate) streams: Family<RoleLabel, Gauge>,
-    pub(crate) resources_sent: Family<KindLabel, Counter>,
+    resources_sent: Family<KindLabel, Counter>,
+    /// The same by number, since each message counts: a look-up by label costs more than the rest of it.
+    sent: Arc<OnceLock<Vec<Counter>>>,
     pub(crate) nacks: Family<KindLabel, Counter>,
     pub(crate) stuck_streams: Counter,
     pub(crate) refused_streams: Family<WhyLabel, Counter>,
@@ -46,6 +50,17 @@ impl RoleLabel {
 }
 
 impl Metrics {
+    /// So many resources of a type were sent or removed.
+    pub(crate) fn count_sent(&self, kind: ResourceType, resources: usize) {
+        let sent = self.sent.get_or_init(|| {
+            let counter = |kind: ResourceType| {
+                self.resources_sent.get_or_create(&KindLabel { kind: kind.label() }).clone()
+            };
+            ResourceType::ALL.into_iter().map(counter).collect()
+        });
+        sent[kind as usize].inc_by(u64::try_from(resources).unwrap_or(u64::MAX));
+    }
+
     /// Makes them visible.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("gatehouse_ads");

@@ -1,7 +1,7 @@
 //! One node of the fleet: what its Envoy and its sidecars hold, as their streams have told.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -9,7 +9,7 @@ use std::{
 use api::{ResourceType, Role};
 use model::InstanceId;
 use resources::{Bundle, Key, Resource, Snapshot, Table};
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 use xds::stream::{Refused, TypeStream, Version};
 
 /// A node, shared by its streams.
@@ -18,25 +18,30 @@ pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) group: String,
     state: Mutex<State>,
-    /// Counts up whenever a stream of the node acknowledged something.
-    changes: watch::Sender<u64>,
 }
 
 /// What the processes of a node have told. What a stream has told stays when it ends: its process goes on.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// The open ones, and who speaks on each.
-    streams: BTreeMap<u64, Role>,
+    /// The open ones.
+    streams: BTreeMap<u64, Speaker>,
     /// By type, as told by the newest stream that carries it.
-    types: BTreeMap<ResourceType, Told>,
+    types: [Option<Box<Told>>; ResourceType::ALL.len()],
     /// Streams that a newer one has taken the place of, and that are still open: two processes with one id.
-    aside: BTreeMap<(u64, ResourceType), Told>,
+    aside: BTreeMap<(u64, ResourceType), Box<Told>>,
     /// Since when listeners or routes wait for clusters to be acknowledged.
     pub(crate) waiting_since: Option<Instant>,
     /// What the node is served.
     pub(crate) snapshot: Arc<Snapshot>,
     /// What was presented on the newest stream of Envoy: its build and version.
     pub(crate) user_agent: String,
+}
+
+/// Who speaks on a stream, and how to make it look again.
+#[derive(Debug)]
+struct Speaker {
+    role: Role,
+    waker: Arc<Notify>,
 }
 
 /// One type, as one stream tells of it.
@@ -50,12 +55,7 @@ pub(crate) struct Told {
 
 impl Node {
     pub(crate) fn new(id: &str, group: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            group: group.to_owned(),
-            state: Mutex::default(),
-            changes: watch::Sender::new(0),
-        }
+        Self { id: id.to_owned(), group: group.to_owned(), state: Mutex::default() }
     }
 
     /// Never held over an await, and never together with another node's.
@@ -63,22 +63,22 @@ impl Node {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    /// Lets the node's streams look again whether something can be sent.
-    pub(crate) fn wake(&self) {
-        self.changes.send_modify(|count| *count += 1);
+    /// Something was acknowledged on a stream: the node's others look again whether something can be sent.
+    pub(crate) fn wake_others(&self, stream: u64) {
+        let state = self.state();
+        let others = state.streams.iter().filter(|(number, _)| **number != stream);
+        others.for_each(|(_, speaker)| speaker.waker.notify_one());
     }
 }
 
 impl State {
     /// A new stream speaks for a role: what an ended one said is told anew.
-    pub(crate) fn begin(&mut self, role: Role, stream: u64) {
+    pub(crate) fn begin(&mut self, role: Role, stream: u64, waker: Arc<Notify>) {
         let streams = &self.streams;
-        self.types.retain(|kind, told| kind.role() != role || streams.contains_key(&told.stream));
-        self.streams.insert(stream, role);
+        for (kind, told) in ResourceType::ALL.into_iter().zip(&mut self.types) {
+            told.take_if(|told| kind.role() == role && !streams.contains_key(&told.stream));
+        }
+        self.streams.insert(stream, Speaker { role, waker });
     }
 
     pub(crate) fn end(&mut self, stream: u64) {
@@ -88,7 +88,7 @@ impl State {
 
     /// Whether the process of this role has a stream.
     pub(crate) fn is_open(&self, role: Role) -> bool {
-        self.streams.values().any(|open| *open == role)
+        self.streams.values().any(|open| open.role == role)
     }
 
     pub(crate) fn has_streams(&self) -> bool {
@@ -98,7 +98,7 @@ impl State {
     /// A stream carries a type for the first time.
     pub(crate) fn tell(&mut self, stream: u64, kind: ResourceType, resources: TypeStream<Table>) {
         let told = Told { stream, resources, last_ack: None, last_nack: None };
-        if let Some(before) = self.types.insert(kind, told)
+        if let Some(before) = self.types[kind as usize].replace(Box::new(told))
             && self.streams.contains_key(&before.stream)
         {
             self.aside.insert((before.stream, kind), before);
@@ -107,44 +107,41 @@ impl State {
 
     /// What a stream has told of a type.
     pub(crate) fn told(&mut self, stream: u64, kind: ResourceType) -> Option<&mut Told> {
-        match self.types.get_mut(&kind) {
+        match &mut self.types[kind as usize] {
             Some(told) if told.stream == stream => Some(told),
-            _ => self.aside.get_mut(&(stream, kind)),
+            _ => self.aside.get_mut(&(stream, kind)).map(Box::as_mut),
         }
     }
 
     /// Takes it out, to be put back: so that the rest can be read meanwhile.
-    pub(crate) fn take(&mut self, stream: u64, kind: ResourceType) -> Option<Told> {
-        if self.types.get(&kind).is_some_and(|told| told.stream == stream) {
-            return self.types.remove(&kind);
-        }
-        self.aside.remove(&(stream, kind))
+    pub(crate) fn take(&mut self, stream: u64, kind: ResourceType) -> Option<Box<Told>> {
+        let own = self.types[kind as usize].take_if(|told| told.stream == stream);
+        own.or_else(|| self.aside.remove(&(stream, kind)))
     }
 
-    pub(crate) fn put_back(&mut self, kind: ResourceType, told: Told) {
-        match self.types.entry(kind) {
-            Entry::Vacant(place) => {
-                place.insert(told);
-            }
-            Entry::Occupied(_) => {
-                self.aside.insert((told.stream, kind), told);
-            }
+    pub(crate) fn put_back(&mut self, kind: ResourceType, told: Box<Told>) {
+        let place = &mut self.types[kind as usize];
+        if place.is_none() {
+            *place = Some(told);
+        } else {
+            self.aside.insert((told.stream, kind), told);
         }
     }
 
-    /// All types that were told of.
-    pub(crate) fn types(&self) -> impl Iterator<Item = (ResourceType, &TypeStream<Table>)> {
-        self.types.iter().map(|(kind, told)| (*kind, &told.resources))
-    }
-
-    /// The same, with when.
+    /// All types that were told of, in the order of pushes.
     pub(crate) fn all_told(&self) -> impl Iterator<Item = (ResourceType, &Told)> {
-        self.types.iter().map(|(kind, told)| (*kind, told))
+        let types = ResourceType::ALL.into_iter().zip(&self.types);
+        types.filter_map(|(kind, told)| Some((kind, &**told.as_ref()?)))
+    }
+
+    /// The same, without when.
+    pub(crate) fn types(&self) -> impl Iterator<Item = (ResourceType, &TypeStream<Table>)> {
+        self.all_told().map(|(kind, told)| (kind, &told.resources))
     }
 
     /// What of a type is held, refused and wanted; `None` when nobody has told.
     pub(crate) fn of(&self, kind: ResourceType) -> Option<&TypeStream<Table>> {
-        self.types.get(&kind).map(|told| &told.resources)
+        self.types[kind as usize].as_ref().map(|told| &told.resources)
     }
 
     fn held(&self, key: &Key) -> Option<&Version> {
@@ -167,10 +164,14 @@ impl State {
         sidecars: &[Role],
     ) -> Option<Key> {
         let runs = |role: Role| role == Role::Envoy || sidecars.contains(&role);
-        let lacking = bundle
-            .needed_by_routes()
-            .filter(|needed| runs(needed.key.kind.role()))
-            .find(|needed| !self.holds(needed));
+        let lacking = bundle.needed_by_routes().filter(|needed| runs(needed.key.kind.role())).find(
+            |needed| match needed.key.kind {
+                // Envoy acknowledges a cluster when it is warm, and so has its endpoints (rule 19): their own ACK is
+                // a round trip that tells nothing more. Refused ones are told by it, though.
+                ResourceType::Endpoints => self.refused(&needed.key).is_some(),
+                _ => !self.holds(needed),
+            },
+        );
         if let Some(needed) = lacking {
             return Some(needed.key.clone());
         }

@@ -21,5 +21,5 @@ impl Discovery {
 }
 
 async fn grpc(State(discovery): State<Discovery>, request: Request<Body>) -> Response<Body> {
-    discovery.grpc(request.map(tonic::body::Body::new)).await.map(Body::new)
+    discovery.grpc(request.map(tonic::body::Body::new)).map(Body::new)
 }

@@ -7,18 +7,17 @@ use bytes::Bytes;
 use model::node::{NodeFacts, Selection, Transport};
 use resources::Snapshot;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
     time::Instant,
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, server::Grpc};
+use tonic::Status;
 use xds::{DeltaRequest, MalformedRequest, SotwRequest, stream::Variant};
 
 use crate::{
     asker::Asker,
     frame::Frame,
-    grpc::{Method, Raw},
-    hub::Hub,
+    grpc::{Messages, Method, Responses},
+    hub::{Entered, Hub},
     metrics::WhyLabel,
     node::Node,
     served::{Selector, Served},
@@ -33,63 +32,68 @@ pub struct Discovery {
     stopping: watch::Receiver<bool>,
 }
 
-/// Responses that wait for a client to read them. There is one at most for each type, so this is never full
-/// while the client reads.
+/// Groups of responses that wait for a client to read them. There is one response at most for each type, so this is
+/// never full while the client reads.
 const SEND_BUFFER: usize = 16;
 /// Far longer than any push takes; a client that reads nothing for so long is stuck.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// A client opens the stream to say who it is.
 const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// 15,000 names with versions, as a reconnecting Envoy sends them, are about 1 MiB.
-const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 /// A client that takes longer to come up to date does so beside those that come after it.
 const ADMISSION_HELD: Duration = Duration::from_secs(2);
 
-type Answer = Result<Frame, Status>;
+type Answer = Result<Vec<Frame>, Status>;
 
 impl Discovery {
     /// `stopping` turns true when the replica drains.
     pub fn new(hub: Arc<Hub>, stopping: watch::Receiver<bool>) -> Self {
+        let (all, mut stop) = (hub.clone(), stopping.clone());
+        tokio::spawn(async move {
+            stopped(&mut stop).await;
+            all.wake_all();
+        });
         Self { hub, stopping }
     }
 
-    /// Answers a gRPC request, of whatever discovery service.
-    pub(crate) async fn grpc(
-        &self,
-        request: http::Request<tonic::body::Body>,
-    ) -> http::Response<tonic::body::Body> {
+    /// Answers a gRPC request, of whatever discovery service. The first message may come after the response's
+    /// headers, so the stream is opened at once.
+    pub(crate) fn grpc(self, request: http::Request<tonic::body::Body>) -> http::Response<tonic::body::Body> {
         let Some(method) = Method::of(request.uri().path()) else {
             return Status::unimplemented("not a method that is served here").into_http();
         };
-        let discovery = self.clone();
-        let service = tower::service_fn(move |request: Request<Streaming<Bytes>>| {
-            let discovery = discovery.clone();
-            async move { Ok::<_, Status>(Response::new(discovery.open(method, request.into_inner()))) }
-        });
-        Grpc::new(Raw).max_decoding_message_size(MAX_REQUEST_BYTES).streaming(service, request).await
-    }
-
-    /// The first request may come after the response's headers, so the stream is opened at once.
-    fn open(self, method: Method, mut inbound: Streaming<Bytes>) -> ReceiverStream<Answer> {
+        let mut inbound = Messages::of(request.into_body());
         let (outbound, responses) = mpsc::channel(SEND_BUFFER);
+        let mut stopping = self.stopping.clone();
         tokio::spawn(async move {
-            let Ok(Ok(Some(first))) = tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.message()).await
-            else {
+            if !matches!(tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.has_begun()).await, Ok(true)) {
                 return;
-            };
-            let end = match Open::accept(&self, method, &first) {
-                Ok(open) => open.serve(first, inbound, &outbound, self.stopping).await,
-                Err((why, status)) => {
-                    self.hub.metrics.refused_streams.get_or_create(&WhyLabel { why }).inc();
-                    Err(status)
+            }
+            // To read what a client brings along, and to bring it up to date, takes memory and time: a fleet that
+            // comes at once takes turns, and its requests wait where they are bounded.
+            let admission = tokio::select! {
+                permit = self.hub.admission.clone().acquire_owned() => Admission::begin(permit.ok()),
+                () = stopped(&mut stopping) => {
+                    let _client_is_gone = outbound.send(Err(drains())).await;
+                    return;
                 }
+            };
+            let end = match tokio::time::timeout_at(admission.until, inbound.next()).await {
+                Err(_) | Ok(Ok(None)) => return,
+                Ok(Err(status)) => Err(status),
+                Ok(Ok(Some(first))) => match Open::accept(&self, method, &first) {
+                    Ok(open) => open.serve(first, inbound, &outbound, stopping, admission).await,
+                    Err((why, status)) => {
+                        self.hub.metrics.refused_streams.get_or_create(&WhyLabel { why }).inc();
+                        Err(status)
+                    }
+                },
             };
             if let Err(status) = end {
                 tracing::warn!(code = ?status.code(), error = status.message(), "a stream was ended");
                 let _client_is_gone = outbound.send(Err(status)).await;
             }
         });
-        ReceiverStream::new(responses)
+        Responses::over(responses)
     }
 }
 
@@ -99,6 +103,7 @@ struct Open {
     node: Arc<Node>,
     role: Role,
     number: u64,
+    waker: Arc<Notify>,
     method: Method,
     session: Session,
     chosen: Chosen,
@@ -139,10 +144,7 @@ impl Open {
     fn accept(discovery: &Discovery, method: Method, first: &Bytes) -> Result<Self, (&'static str, Status)> {
         let hub = &discovery.hub;
         let malformed = |error: MalformedRequest| ("malformed", Status::invalid_argument(error.to_string()));
-        let node = match method.variant {
-            Variant::Delta => DeltaRequest::decode(first).map_err(malformed)?.node,
-            Variant::Sotw => SotwRequest::decode(first).map_err(malformed)?.node,
-        };
+        let node = xds::node_of(first, method.variant).map_err(malformed)?;
         let asker = Asker::of(hub, node.as_ref(), Transport::Stream)
             .map_err(|why| ("node", Status::invalid_argument(why)))?;
         let unready = || ("unready", Status::unavailable("no snapshot for this node yet; try again"));
@@ -161,68 +163,74 @@ impl Open {
             return Err(unready());
         }
         let Asker { facts, role, served, user_agent } = asker;
-        let (node, number) = hub.enter(&facts.id, &served.group.name, role, user_agent);
+        let Entered { node, stream: number, waker } =
+            hub.enter(&facts.id, &served.group.name, role, user_agent);
         tracing::info!(node = node.id, %role, variant = ?method.variant, %selection, "connected");
         let session =
             Session::new(hub.clone(), node.clone(), role, number, method.variant, &served.group, snapshot);
         let chosen = Chosen { facts, selection, choices, snapshots };
-        Ok(Self { hub: hub.clone(), node, role, number, method, session, chosen })
+        Ok(Self { hub: hub.clone(), node, role, number, waker, method, session, chosen })
     }
 
     async fn serve(
         mut self,
         first: Bytes,
-        mut inbound: Streaming<Bytes>,
+        mut inbound: Messages,
         outbound: &mpsc::Sender<Answer>,
-        mut stopping: watch::Receiver<bool>,
+        stopping: watch::Receiver<bool>,
+        mut admission: Admission,
     ) -> Result<(), Status> {
-        let drains = || Status::unavailable("this replica drains; use another one");
-        let mut acknowledged = self.node.changes();
-        // To bring a client up to date from nothing takes memory and time; a fleet takes turns.
-        let permit = tokio::select! {
-            permit = self.hub.admission.clone().acquire_owned() => permit.ok(),
-            () = stopped(&mut stopping) => return Err(drains()),
-        };
-        let mut admission = Admission { permit, until: Instant::now() + ADMISSION_HELD };
         self.receive(&first)?;
+        drop(first);
         loop {
-            acknowledged.mark_unchanged();
+            if *stopping.borrow() {
+                return Err(drains());
+            }
+            self.look();
             let now = Instant::now();
             let frames = self.session.responses(now);
             admission.end_if(frames.is_empty() && self.session.is_idle(), now);
-            if !self.send(frames, outbound).await {
+            if !frames.is_empty() && !self.send(frames, outbound).await {
                 return Ok(());
             }
             let deadline = self.session.deadline(now);
-            let deadline =
-                deadline.into_iter().chain(admission.permit.as_ref().map(|_| admission.until)).min();
+            let deadline = deadline.into_iter().chain(admission.ends()).min();
             tokio::select! {
-                request = inbound.message() => match request {
-                    Ok(Some(request)) => self.receive(&request)?,
-                    Ok(None) | Err(_) => break,
+                request = inbound.next() => match request {
+                    Ok(Some(request)) => {
+                        self.receive(&request)?;
+                        // An ACK and the subscription that follows from it come together, and are answered together.
+                        while let Some(request) = inbound.ready()? {
+                            self.receive(&request)?;
+                        }
+                    }
+                    Ok(None) => break,
+                    // Who is gone does not hear it; who sent what cannot be read does.
+                    Err(status) => return Err(status),
                 },
-                changed = self.chosen.snapshots.changed() => {
-                    // A selection that no node needed for a while is rendered anew.
-                    if changed.is_err() { break }
-                    let snapshot = self.chosen.snapshots.borrow_and_update().clone();
-                    if snapshot.generation() > 0 {
-                        self.session.update(snapshot);
-                    }
-                }
-                changed = self.chosen.choices.changed() => {
-                    if changed.is_err() { break }
-                    if let Some(served) = self.hub.group(&self.node.group) {
-                        self.chosen.choose_again(served);
-                    }
-                }
-                // Another stream of this node acknowledged something: a gate may open.
-                _ = acknowledged.changed() => {}
+                // Another snapshot; or another stream of this node acknowledged something, and a gate may open.
+                () = self.waker.notified() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or(now)), if deadline.is_some() => {}
-                () = stopped(&mut stopping) => return Err(drains()),
             }
         }
         tracing::info!(node = self.node.id, role = %self.role, "disconnected");
         Ok(())
+    }
+
+    /// Whether there is another snapshot for this stream.
+    fn look(&mut self) {
+        if self.chosen.choices.has_changed().unwrap_or(false) {
+            self.chosen.choices.mark_unchanged();
+            if let Some(served) = self.hub.group(&self.node.group) {
+                self.chosen.choose_again(served);
+            }
+        }
+        if self.chosen.snapshots.has_changed().unwrap_or(false) {
+            let snapshot = self.chosen.snapshots.borrow_and_update().clone();
+            if snapshot.generation() > 0 {
+                self.session.update(snapshot);
+            }
+        }
     }
 
     fn receive(&mut self, request: &Bytes) -> Result<(), Status> {
@@ -246,18 +254,15 @@ impl Open {
 
     /// `false` when the client is gone or stuck.
     async fn send(&mut self, frames: Vec<Frame>, outbound: &mpsc::Sender<Answer>) -> bool {
-        for frame in frames {
-            match outbound.send_timeout(Ok(frame), SEND_DEADLINE).await {
-                Ok(()) => {}
-                Err(mpsc::error::SendTimeoutError::Closed(_)) => return false,
-                Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
-                    self.hub.metrics.stuck_streams.inc();
-                    tracing::warn!(node = self.node.id, role = %self.role, "dropped: it stopped reading");
-                    return false;
-                }
+        match outbound.send_timeout(Ok(frames), SEND_DEADLINE).await {
+            Ok(()) => true,
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => false,
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                self.hub.metrics.stuck_streams.inc();
+                tracing::warn!(node = self.node.id, role = %self.role, "dropped: it stopped reading");
+                false
             }
         }
-        true
     }
 }
 
@@ -283,6 +288,14 @@ struct Admission {
 }
 
 impl Admission {
+    fn begin(permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { permit, until: Instant::now() + ADMISSION_HELD }
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        self.permit.as_ref().map(|_| self.until)
+    }
+
     fn end_if(&mut self, is_up_to_date: bool, now: Instant) {
         if is_up_to_date || now >= self.until {
             self.permit = None;
@@ -290,8 +303,15 @@ impl Admission {
     }
 }
 
+fn drains() -> Status {
+    Status::unavailable("this replica drains; use another one")
+}
+
 /// Resolves when the replica drains.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that whoever could say so is gone: the replica is ending.
     let _stopped_or_gone = stopping.wait_for(|stop| *stop).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,7 +171,7 @@ impl Session {
             }
             Received::Subscription | Received::Ack(_) => {}
         }
-        self.node.wake();
+        self.node.wake_others(self.number);
         self.hub.announce();
     }
 
@@ -228,11 +228,18 @@ impl Session {
             if !self.kinds.contains(&kind) {
                 continue;
             }
-            if kind == ResourceType::RouteConfig && self.inside.is_some() && !self.put_inside(&mut state, now)
-            {
+            let is_inside = kind == ResourceType::RouteConfig && self.inside.is_some();
+            if is_inside && !self.put_inside(&mut state, now) {
+                continue;
+            }
+            let is_quiet = state.told(self.number, kind).is_none_or(|told| told.resources.is_quiet());
+            if is_quiet && !is_inside && self.beat_interval(kind).is_none() {
                 continue;
             }
             let readiness = self.readiness(&mut state, now);
+            if kind == ResourceType::VirtualHost && gate::is_too_early(&state, &readiness) {
+                continue;
+            }
             let Some(mut told) = state.take(self.number, kind) else { continue };
             let batch = told.resources.next(|change| gate::gate(kind, change, &state, &readiness));
             let frame = match batch {
@@ -294,8 +301,7 @@ impl Session {
     }
 
     fn frame(&self, told: &TypeStream<Table>, kind: ResourceType, batch: Batch<Shared>) -> Frame {
-        let sent = u64::try_from(batch.changes.len()).unwrap_or(u64::MAX);
-        self.hub.metrics.resources_sent.get_or_create(&KindLabel { kind: kind.label() }).inc_by(sent);
+        self.hub.metrics.count_sent(kind, batch.changes.len());
         tracing::debug!(
             node = self.node.id, role = %self.role, %kind, nonce = batch.nonce,
             changes = ?batch.changes,

@@ -26,6 +26,7 @@ pub(crate) async fn report(
     let (mut acknowledged, mut refused) = (hub.changes(), faults.changes());
     let mut written: Option<(FleetReport, tokio::time::Instant)> = None;
     loop {
+        hub.look();
         acknowledged.mark_unchanged();
         refused.mark_unchanged();
         let context = contexts.borrow_and_update().clone();
@@ -48,8 +49,8 @@ pub(crate) async fn report(
             changed = contexts.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(HEARTBEAT) => {}
         }
-        // To ask a large fleet takes a while: most of the time is to be left for its acknowledgements.
-        tokio::time::sleep(DEBOUNCE.max(took * 4)).await;
+        // To ask a large fleet takes a while: nearly all of the time is to be left for its acknowledgements.
+        tokio::time::sleep(DEBOUNCE.max(took * 16)).await;
     }
 }
 

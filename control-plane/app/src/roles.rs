@@ -1,7 +1,7 @@
 //! Binds what the process serves, runs its parts, and drains them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,11 @@ use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
 use runtime::{Admin, Readiness, Shutdown};
 use store::SqliteStore;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinSet,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use worker::{Worker, certificates::LocalCa, dns::LocalZone};
@@ -39,6 +43,10 @@ pub(crate) struct App {
 
 /// Finds clients that vanished without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Connections that wait to be accepted; the kernel's own bound is 4,096.
+const XDS_BACKLOG: u32 = 4_096;
+/// What a client may send before it is read: requests of a fleet that comes at once wait in this.
+const XDS_WINDOW_BYTES: u32 = 64 * 1024;
 /// What still runs then is cut off.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -48,8 +56,7 @@ impl App {
             .await
             .with_context(|| format!("--http: listening on {}", config.http))?;
         let xds = if config.roles.ads {
-            let listener = TcpListener::bind(config.xds).await;
-            Some(listener.with_context(|| format!("--xds: listening on {}", config.xds))?)
+            Some(listen(config.xds).with_context(|| format!("--xds: listening on {}", config.xds))?)
         } else {
             None
         };
@@ -121,6 +128,8 @@ impl App {
             let server = Server::builder()
                 .http2_keepalive_interval(Some(KEEP_ALIVE))
                 .tcp_nodelay(true)
+                .initial_stream_window_size(XDS_WINDOW_BYTES)
+                .initial_connection_window_size(XDS_WINDOW_BYTES)
                 // Polls come by HTTP/1.1.
                 .accept_http1(true)
                 .add_routes(Discovery::new(hub.clone(), stopping).into_routes())
@@ -165,6 +174,14 @@ fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue
         lease: config.job_lease,
         fleet_deadline: config.fleet_deadline,
     })
+}
+
+/// With room for a fleet that comes at once.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(XDS_BACKLOG)
 }
 
 fn hostname() -> String {

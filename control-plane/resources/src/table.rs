@@ -7,7 +7,8 @@ use std::{
 
 use api::ResourceType;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use imbl::OrdMap;
+use foldhash::fast::RandomState;
+use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
 use xds::stream::{Desired, Name, Version};
 
 use crate::{Resource, hash, resource::Shared};
@@ -16,10 +17,15 @@ use crate::{Resource, hash, resource::Shared};
 #[derive(Clone, Default)]
 pub struct Table(Arc<Content>);
 
+type Index = GenericHashMap<Name, Shared, RandomState, DefaultSharedPtr>;
+
 #[derive(Default)]
 struct Content {
-    by_name: OrdMap<Name, Shared>,
-    by_alias: OrdMap<Name, Shared>,
+    /// For whoever goes through all of them.
+    ordered: OrdMap<Name, Shared>,
+    /// For whoever looks for one: names of one service share long beginnings, and a stream asks many times.
+    by_name: Index,
+    by_alias: Index,
     mortal: OrdMap<Name, Shared>,
     version: OnceLock<Version>,
     response: OnceLock<Bytes>,
@@ -27,7 +33,7 @@ struct Content {
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.by_name.values()).finish()
+        f.debug_list().entries(self.0.ordered.values()).finish()
     }
 }
 
@@ -43,6 +49,7 @@ impl Table {
     /// The same set, to be changed.
     pub fn edit(&self) -> Edit {
         Edit {
+            ordered: self.0.ordered.clone(),
             by_name: self.0.by_name.clone(),
             by_alias: self.0.by_alias.clone(),
             mortal: self.0.mortal.clone(),
@@ -61,13 +68,13 @@ impl Table {
 
     /// All, in the order of names.
     pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.0.by_name.values().map(|shared| &shared.0)
+        self.0.ordered.values().map(|shared| &shared.0)
     }
 
     /// The resources whose names begin so, in the order of names.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
         let from =
-            self.0.by_name.range::<_, str>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+            self.0.ordered.range::<_, str>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
         from.take_while(move |(name, _)| name.starts_with(prefix)).map(|(_, shared)| &shared.0)
     }
 
@@ -115,7 +122,7 @@ impl Desired for Table {
         self.0.by_alias.get(alias)
     }
     fn iter(&self) -> impl Iterator<Item = &Shared> {
-        self.0.by_name.values()
+        self.0.ordered.values()
     }
     fn len(&self) -> usize {
         self.0.by_name.len()
@@ -127,8 +134,9 @@ impl Desired for Table {
 
 /// A set that is being changed.
 pub struct Edit {
-    by_name: OrdMap<Name, Shared>,
-    by_alias: OrdMap<Name, Shared>,
+    ordered: OrdMap<Name, Shared>,
+    by_name: Index,
+    by_alias: Index,
     mortal: OrdMap<Name, Shared>,
 }
 
@@ -148,12 +156,14 @@ impl Edit {
         if shared.ttl.is_some() {
             self.mortal.insert(shared.key.name.clone(), shared.clone());
         }
+        self.ordered.insert(shared.key.name.clone(), shared.clone());
         self.by_name.insert(shared.key.name.clone(), shared);
     }
 
     /// Takes out.
     pub fn remove(&mut self, name: &str) {
         let Some(gone) = self.by_name.remove(name) else { return };
+        self.ordered.remove(name);
         self.mortal.remove(name);
         for alias in &gone.aliases {
             // Another one may have it by now.
@@ -166,6 +176,7 @@ impl Edit {
     /// The changed set.
     pub fn done(self) -> Table {
         Table(Arc::new(Content {
+            ordered: self.ordered,
             by_name: self.by_name,
             by_alias: self.by_alias,
             mortal: self.mortal,

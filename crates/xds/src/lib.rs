@@ -11,7 +11,7 @@ pub mod disk;
 pub mod table;
 
 pub use client::{Client, Handler};
-pub use request::{DeltaRequest, MalformedRequest, SotwRequest};
+pub use request::{DeltaRequest, MalformedRequest, SotwRequest, node_of};
 pub use table::Table;
 
 /// The node id that a stream belongs to, and who on that node speaks.

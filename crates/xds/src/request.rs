@@ -15,6 +15,8 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
+use crate::stream::Variant;
+
 /// A `DeltaDiscoveryRequest` that borrows its names.
 #[derive(Debug, Default, PartialEq)]
 pub struct DeltaRequest<'a> {
@@ -88,6 +90,21 @@ impl<'a> SotwRequest<'a> {
         }
         Ok(request)
     }
+}
+
+/// Only who asks, of an encoded request.
+pub fn node_of(bytes: &[u8], variant: Variant) -> Result<Option<Node>, MalformedRequest> {
+    let tag_of_node = match variant {
+        Variant::Delta => 1,
+        Variant::Sotw => 2,
+    };
+    for field in Fields(bytes) {
+        match field? {
+            (tag, value) if tag == tag_of_node => return message(value).map(Some),
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 impl<'a> From<&'a DeltaDiscoveryRequest> for DeltaRequest<'a> {

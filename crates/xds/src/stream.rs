@@ -6,14 +6,17 @@
 //! everything costs a pointer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
 use api::ResourceType;
+use foldhash::fast::RandomState;
 
 mod delta;
 mod sotw;
+
+mod sending;
 
 pub use sotw::FullSet;
 
@@ -124,7 +127,7 @@ pub struct TypeStream<D: Desired> {
     basis: Basis,
     wildcard: bool,
     /// The names for which the basis is not true.
-    differs: BTreeMap<Name, Entry<D::Item>>,
+    differs: HashMap<Name, Entry<D::Item>, RandomState>,
     refused: BTreeMap<Name, Refused>,
     in_flight: Option<InFlight<D::Item>>,
     /// Names whose state may differ from what is desired.
@@ -192,8 +195,9 @@ struct InFlight<I> {
 
 /// Resources in one delta response.
 const MAX_CHANGES: usize = 1_000;
-/// Bodies in one delta response, unless one alone is larger: a client reads 4 MiB at once by default.
-const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// Bodies in one delta response, unless one alone is larger. A client reads 4 MiB at once by default; but while a
+/// fleet comes up, each stream has one of them in memory.
+const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// Names of nothing that one stream may subscribe to for one type; an honest Envoy asks for a few thousand.
 const MAX_NAMES: usize = 100_000;
 /// A stream with fewer names keeps them as they are.
@@ -210,7 +214,7 @@ impl<D: Desired> TypeStream<D> {
             desired,
             basis: Basis::Nothing,
             wildcard: false,
-            differs: BTreeMap::new(),
+            differs: HashMap::default(),
             refused: BTreeMap::new(),
             in_flight: None,
             dirty: BTreeSet::new(),
@@ -247,6 +251,12 @@ impl<D: Desired> TypeStream<D> {
     fn set(&mut self, name: &Name, entry: Entry<D::Item>) {
         if entry.is_as(&self.implied(name)) {
             self.differs.remove(name);
+            // The memory of a first push is for the next stream that needs it.
+            if self.differs.capacity() > MIN_NAMES_OF_WHOLE
+                && self.differs.len() < self.differs.capacity() / 8
+            {
+                self.differs.shrink_to(self.differs.len() * 2);
+            }
         } else {
             self.differs.insert(name.clone(), entry);
         }
@@ -328,9 +338,20 @@ impl<D: Desired> TypeStream<D> {
         self.in_flight.is_none() && self.dirty.is_empty() && self.suspects.is_empty() && self.answered
     }
 
+    /// [`next`](Self::next) has nothing to say, whatever the gate says.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.is_some() || self.is_idle()
+    }
+
     /// It was answered at least once, and no response waits for the client.
     pub fn is_served(&self) -> bool {
         self.answered && self.in_flight.is_none()
+    }
+
+    /// Whether there is much to be sent, or to be answered: the stream is being brought up to date.
+    pub fn is_in_bulk(&self) -> bool {
+        let sent = self.in_flight.as_ref().map_or(0, |sent| sent.changes.len());
+        self.dirty.len() + sent > MAX_CHANGES / 10
     }
 
     /// Whether a response waits for the client.
@@ -475,115 +496,6 @@ impl<D: Desired> TypeStream<D> {
         for (name, entry) in entries {
             self.set(&name, entry);
         }
-    }
-
-    /// The next response, if there is something to say and none is under way. What the gate closes stays
-    /// for the next call.
-    pub fn next(&mut self, mut gate: impl FnMut(&Change<D::Item>) -> Gate) -> Option<Batch<D::Item>> {
-        if self.in_flight.is_some() {
-            return None;
-        }
-        let mut changes = Vec::new();
-        while let Some(suspects) = self.suspects.pop_front() {
-            changes = self.select(suspects, &mut gate);
-            if !changes.is_empty() {
-                break;
-            }
-        }
-        if changes.is_empty() {
-            let dirty = std::mem::take(&mut self.dirty);
-            changes = self.select(dirty, &mut gate);
-            let missing = self.missing_names(&changes);
-            changes.extend(missing);
-        }
-        if changes.is_empty() && (self.answered || self.may_stay_silent()) {
-            self.answered = true;
-            return None;
-        }
-        // Nothing is not what there is: the client would take its initialisation for done.
-        if changes.is_empty() && self.withholds() {
-            return None;
-        }
-        self.answered = true;
-        self.nonce += 1;
-        self.in_flight = Some(InFlight { nonce: self.nonce, changes: changes.clone() });
-        Some(Batch { nonce: self.nonce, changes })
-    }
-
-    /// A response without a change, to tell the client that all is well; `None` while another one is under way.
-    pub fn beat(&mut self) -> Option<u64> {
-        if self.in_flight.is_some() || !self.answered {
-            return None;
-        }
-        self.nonce += 1;
-        self.in_flight = Some(InFlight { nonce: self.nonce, changes: Vec::new() });
-        Some(self.nonce)
-    }
-
-    /// What of these names can be sent now; the rest goes back.
-    fn select(
-        &mut self,
-        names: BTreeSet<Name>,
-        gate: &mut impl FnMut(&Change<D::Item>) -> Gate,
-    ) -> Vec<Change<D::Item>> {
-        let (mut changes, mut batch_bytes) = (Vec::new(), 0);
-        let unbounded = !self.bounded || self.sends_whole_sets();
-        for name in names {
-            // Remembered for as long as there could be a reason to send it again.
-            if self.desired.get(&name).is_none() {
-                self.refused.remove(&name);
-            }
-            let Some(change) = self.difference(&name) else { continue };
-            if change.item.is_none() && self.forgets_silently() {
-                self.hold(&name, Held::Nothing);
-                continue;
-            }
-            let bytes = change.item.as_ref().map_or(0, Item::bytes);
-            let fits = changes.is_empty() || batch_bytes + bytes <= MAX_BATCH_BYTES;
-            let fits = unbounded || (fits && changes.len() < MAX_CHANGES);
-            if fits && gate(&change) == Gate::Open {
-                batch_bytes += bytes;
-                changes.push(change);
-            } else {
-                self.dirty.insert(name);
-            }
-        }
-        changes
-    }
-
-    fn withholds(&self) -> bool {
-        self.dirty.iter().filter_map(|name| self.difference(name)).any(|change| change.item.is_some())
-    }
-
-    fn difference(&self, name: &Name) -> Option<Change<D::Item>> {
-        let held = self.held(name);
-        let item = self.desired.get(name);
-        if !self.wants(name) {
-            // It brought along what it did not ask for: it need only know if that is gone.
-            return (item.is_none() && held.is_some()).then(|| Change { name: name.clone(), item: None });
-        }
-        let version = item.map(Item::version);
-        if version == held {
-            return None;
-        }
-        let refused = self.refused.get(name).map(|refused| &refused.version);
-        if version.is_some() && version == refused {
-            return None;
-        }
-        Some(Change { name: name.clone(), item: item.cloned() })
-    }
-
-    fn missing_names(&mut self, changes: &[Change<D::Item>]) -> Vec<Change<D::Item>> {
-        let missing = std::mem::take(&mut self.missing);
-        if self.forgets_silently() {
-            return Vec::new();
-        }
-        let told: BTreeSet<_> = changes.iter().map(|change| &change.name).collect();
-        let untold = missing
-            .into_iter()
-            .filter(|name| !told.contains(name) && self.held(name).is_none())
-            .filter(|name| self.desired.get(name).is_none() && self.desired.by_alias(name).is_none());
-        untold.map(|name| Change { name, item: None }).collect()
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) enum Start {
 }
 
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// The proxy that writes down for all what they were told.
+const FIRST: &str = "-00000";
 /// For a response to a whole fleet that comes at once.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// As long as Envoy waits at first.
@@ -120,7 +122,13 @@ async fn stream(
     let path = http::uri::PathAndQuery::from_static(PATH);
     let outbound = tonic::Request::new(ReceiverStream::new(outbound));
     let mut inbound = grpc.streaming(outbound, path, Raw).await?.into_inner();
-    let mut proxy = Proxy { counts: HashMap::new(), answered: 0, asked: is_warm, complete: false };
+    let mut proxy = Proxy {
+        counts: HashMap::new(),
+        answered: 0,
+        asked: is_warm,
+        complete: false,
+        writes: id.ends_with(FIRST),
+    };
     while let Some(message) = inbound.message().await? {
         let response = Response::read(&message)?;
         drop(message);
@@ -141,6 +149,7 @@ struct Proxy {
     /// Whether it asked for listeners and routes.
     asked: bool,
     complete: bool,
+    writes: bool,
 }
 
 impl Proxy {
@@ -204,16 +213,14 @@ impl Proxy {
                 }
             }
         }
-        if response.resources.is_empty() && response.removed.is_empty() {
+        // All are told the same: one writes it down.
+        if !self.writes {
             return;
         }
         let mut versions = fleet.versions.lock().unwrap_or_else(PoisonError::into_inner);
         let known = versions.entry(kind).or_default();
         for (name, version) in response.resources {
-            // 2,000 proxies are told the same: only the first one writes it down.
-            if known.get(&name) != Some(&version) {
-                known.insert(name, version);
-            }
+            known.insert(name, version);
         }
         for name in response.removed {
             known.remove(&name);

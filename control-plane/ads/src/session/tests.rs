@@ -6,7 +6,7 @@ use model::InstanceId;
 use resources::{Bundle, Key, Resource};
 
 use super::*;
-use crate::{Limits, Metrics};
+use crate::{Limits, Metrics, hub::Entered};
 
 const SIDECARS: [Role; 1] = [Role::Authz];
 
@@ -57,7 +57,7 @@ impl World {
     }
 
     fn stream(&self, role: Role, variant: Variant) -> Stream {
-        let (node, number) = self.hub.enter("edge/i-1", "edge", role, String::new());
+        let Entered { node, stream: number, .. } = self.hub.enter("edge/i-1", "edge", role, String::new());
         let snapshot = self.snapshot.clone();
         let session = Session::new(self.hub.clone(), node, role, number, variant, &self.group, snapshot);
         Stream { session, variant, sent: Vec::new(), now: Instant::now() }
@@ -84,7 +84,7 @@ impl Stream {
                 ..DeltaRequest::default()
             }),
             Variant::Sotw => {
-                self.session.receive_sotw(&SotwRequest { type_url: &url, names, ..SotwRequest::default() })
+                self.session.receive_sotw(&SotwRequest { type_url: &url, names, ..SotwRequest::default() });
             }
         }
     }

@@ -2,8 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use super::{Basis, Desired, Entry, Held, Item, MAX_NAMES, MIN_NAMES_OF_WHOLE, Name, Received, TypeStream};
 use crate::DeltaRequest;
+
+/// Of thousands of names, once for each stream of a fleet that comes back at once. The seeds are random.
+type Set<'a> = HashSet<&'a str, RandomState>;
+type Map<'a> = HashMap<&'a str, &'a str, RandomState>;
 
 impl<D: Desired> TypeStream<D> {
     /// Takes in a delta request. `first` on the stream for this type: only then do an empty subscription and
@@ -35,12 +41,13 @@ impl<D: Desired> TypeStream<D> {
 
     /// The first request of the type: what it brought along is held, and told only where it differs.
     fn begin(&mut self, request: &DeltaRequest<'_>) {
-        let named: HashSet<&str> = request.subscribe.iter().copied().filter(|name| *name != "*").collect();
-        let brought: HashMap<&str, &str> = request.brought.iter().copied().collect();
+        let named: Set<'_> = request.subscribe.iter().copied().filter(|name| *name != "*").collect();
+        let brought: Map<'_> = request.brought.iter().copied().collect();
         self.wildcard = request.subscribe.contains(&"*")
             || (request.subscribe.is_empty() && self.kind.allows_legacy_wildcard());
         let names_most = named.len() >= MIN_NAMES_OF_WHOLE && named.len() * 2 >= self.desired.len();
-        self.basis = if self.wildcard || names_most { Basis::Desired } else { Basis::Nothing };
+        let is_whole = self.wildcard || names_most;
+        self.basis = if is_whole { Basis::Desired } else { Basis::Nothing };
         let entry = |name: &str, item: Option<&D::Item>| {
             let held = match (brought.get(name), item) {
                 (None, _) => Held::Nothing,
@@ -50,9 +57,21 @@ impl<D: Desired> TypeStream<D> {
             Entry { named: named.contains(name), held }
         };
         let desired = self.desired.clone();
-        if self.basis == Basis::Desired {
+        let mut known = 0;
+        if is_whole {
             for item in desired.iter() {
-                self.start(item.name(), entry(item.name(), Some(item)));
+                let name = &**item.name();
+                let is_named = named.contains(name);
+                let version = brought.get(name);
+                known += usize::from(is_named) + usize::from(version.is_some());
+                // Most clients that come back have most of what they should have: that costs nothing more.
+                let is_current = version.is_some_and(|version| **version == **item.version());
+                if !is_current || is_named == self.wildcard {
+                    self.start(item.name(), entry(name, Some(item)));
+                }
+            }
+            if known == named.len() + brought.len() {
+                return;
             }
         }
         for name in named.iter().chain(brought.keys()) {
@@ -60,7 +79,7 @@ impl<D: Desired> TypeStream<D> {
             if item.is_none() && self.differs.len() >= MAX_NAMES {
                 break;
             }
-            if item.is_none() || self.basis == Basis::Nothing {
+            if item.is_none() || !is_whole {
                 self.start(&Name::from(*name), entry(name, item));
             }
             if item.is_none() && named.contains(name) {

@@ -22,7 +22,7 @@ impl Item for Thing {
         &self.version
     }
     fn bytes(&self) -> usize {
-        if self.name.starts_with("big") { MAX_BATCH_BYTES / 2 + 1 } else { 1_000 }
+        if self.name.starts_with("big") { MAX_BATCH_BYTES / 2 + 1 } else { 500 }
     }
     fn aliases(&self) -> &[Name] {
         &self.aliases

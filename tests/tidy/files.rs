@@ -2,7 +2,7 @@
 
 use crate::{read, tracked};
 
-fn sources() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn sources() -> impl Iterator<Item = (String, String)> {
     let rust =
         |path: &String| std::path::Path::new(path).extension().is_some_and(|extension| extension == "rs");
     tracked().into_iter().filter(rust).map(|path| {

@@ -100,12 +100,16 @@ impl Delta {
     }
 }
 
-fn node(id: &str) -> Option<WireNode> {
-    Some(WireNode { id: id.into(), cluster: "edge".into(), ..WireNode::default() })
+fn node(id: &str) -> WireNode {
+    WireNode { id: id.into(), cluster: "edge".into(), ..WireNode::default() }
 }
 
 fn clusters(id: &str) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest { node: node(id), type_url: ResourceType::Cluster.url(), ..Default::default() }
+    DeltaDiscoveryRequest {
+        node: Some(node(id)),
+        type_url: ResourceType::Cluster.url(),
+        ..Default::default()
+    }
 }
 
 fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
@@ -125,7 +129,7 @@ async fn rule_01_the_node_of_the_first_request_is_the_streams() {
         ..Default::default()
     };
     stream.requests.send(ack(None)).await.unwrap();
-    stream.requests.send(ack(node("edge/i-2"))).await.unwrap();
+    stream.requests.send(ack(Some(node("edge/i-2")))).await.unwrap();
     replica.serve(&[("a", 2)]);
     assert_eq!(names(&stream.hear().await), ["a"]);
     let nodes = replica.hub.nodes();
@@ -136,7 +140,7 @@ async fn rule_01_the_node_of_the_first_request_is_the_streams() {
 async fn rule_02_and_03_who_does_not_say_who_it_is_or_what_it_wants_is_refused() {
     let replica = Replica::with(&[("a", 1)]).await;
     let no_node = DeltaDiscoveryRequest { type_url: ResourceType::Cluster.url(), ..Default::default() };
-    let no_type = DeltaDiscoveryRequest { node: node("edge/i-1"), ..Default::default() };
+    let no_type = DeltaDiscoveryRequest { node: Some(node("edge/i-1")), ..Default::default() };
     for (request, words) in [
         (no_node, "node: the first request must carry it"),
         (no_type, "type_url: each request to the aggregated service must carry it"),
@@ -172,7 +176,7 @@ async fn rule_14_another_replica_has_the_same_versions_and_a_client_that_moves_t
             let mut client =
                 AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
             let request = DiscoveryRequest {
-                node: node("edge/i-1"),
+                node: Some(node("edge/i-1")),
                 type_url: ResourceType::Cluster.url(),
                 ..Default::default()
             };
@@ -353,7 +357,7 @@ async fn a_stream_too_many_is_refused_by_name_and_hurts_nobody() {
 async fn a_million_names_are_bounded_and_others_are_served_meanwhile() {
     let replica = Replica::with(&[("a", 1)]).await;
     let mut greedy = DeltaDiscoveryRequest {
-        node: node("edge/i-1"),
+        node: Some(node("edge/i-1")),
         type_url: ResourceType::Secret.url(),
         resource_names_subscribe: (0..1_000_000).map(|at| format!("n{at}")).collect(),
         ..Default::default()

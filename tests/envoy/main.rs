@@ -6,4 +6,5 @@
 mod gate;
 mod nack;
 mod order;
+mod status;
 mod transports;

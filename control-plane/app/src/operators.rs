@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ads::Hub;
+use ads::{Hub, Load};
 use axum::{
     Json, Router,
     extract::State,
@@ -50,7 +50,9 @@ async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Respo
         }
     };
     let faults = operators.faults.get().clone();
-    let services: Vec<_> = instances.iter().filter(|instance| !instance.gone).map(service).collect();
+    let loads = operators.hub.loads();
+    let live = instances.iter().filter(|instance| !instance.gone);
+    let services: Vec<_> = live.map(|instance| service(instance, loads.get(&instance.id))).collect();
     let refused: Vec<_> = (faults.services.iter())
         .map(|(id, refusal)| json!({"instance": id, "revision": refusal.rev, "cause": refusal.cause}))
         .collect();
@@ -66,7 +68,7 @@ async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Respo
 }
 
 /// Without keys: a certificate is not part of it.
-fn service(instance: &Instance) -> Value {
+fn service(instance: &Instance, load: Option<&Load>) -> Value {
     let parameters = &instance.request.parameters;
     json!({
         "instance": instance.id,
@@ -75,5 +77,7 @@ fn service(instance: &Instance) -> Value {
         "revision": instance.revision,
         "live_revision": instance.proven.as_ref().map(|proven| proven.rev),
         "operation": instance.operation,
+        // What the nodes report, since this replica started.
+        "load": load,
     })
 }

@@ -323,8 +323,13 @@ fn bootstrap_of(ports: &Ports, transport: Transport) -> String {
             json!({"http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}})
         }
     };
+    let reports = match transport {
+        Transport::Rest => json!({}),
+        _ => json!({"load_stats_config": grpc("GRPC")}),
+    };
     json!({
         "node": {"id": NODE_ID, "cluster": NODE_ID.split('/').next()},
+        "cluster_manager": reports,
         "admin": {"address": address(ports.envoy_admin)},
         "dynamic_resources": dynamic,
         "static_resources": {"clusters": [{

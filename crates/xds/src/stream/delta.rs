@@ -41,8 +41,10 @@ impl<D: Desired> TypeStream<D> {
 
     /// The first request of the type: what it brought along is held, and told only where it differs.
     fn begin(&mut self, request: &DeltaRequest<'_>) {
-        let named: Set<'_> = request.subscribe.iter().copied().filter(|name| *name != "*").collect();
-        let brought: Map<'_> = request.brought.iter().copied().collect();
+        let mut named = Set::with_capacity_and_hasher(request.subscribe.len(), RandomState::default());
+        named.extend(request.subscribe.iter().copied().filter(|name| *name != "*"));
+        let mut brought = Map::with_capacity_and_hasher(request.brought.len(), RandomState::default());
+        brought.extend(request.brought.iter().copied());
         self.wildcard = request.subscribe.contains(&"*")
             || (request.subscribe.is_empty() && self.kind.allows_legacy_wildcard());
         let names_most = named.len() >= MIN_NAMES_OF_WHOLE && named.len() * 2 >= self.desired.len();

@@ -107,7 +107,10 @@ impl Messages {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(status)) => return Err(status),
+                Some(Err(status)) => {
+                    tracing::debug!(error = status.message(), "the client is gone");
+                    return Ok(None);
+                }
                 Some(Ok(frame)) => self.keep(frame),
             }
         }

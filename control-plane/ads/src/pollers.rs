@@ -122,6 +122,7 @@ impl Pollers {
             types: BTreeMap::new(),
         });
         node.last_seen = now;
+        node.user_agent.clone_from(&asker.user_agent);
         node.snapshot = poll.snapshot.clone();
         if poll.kind == ResourceType::RouteConfig && poll.table.is_same(poll.snapshot.composed_routes()) {
             let hosts = poll.snapshot.table(ResourceType::VirtualHost).clone();

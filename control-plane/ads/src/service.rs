@@ -205,7 +205,6 @@ impl Open {
                         }
                     }
                     Ok(None) => break,
-                    // Who is gone does not hear it; who sent what cannot be read does.
                     Err(status) => return Err(status),
                 },
                 // Another snapshot; or another stream of this node acknowledged something, and a gate may open.

@@ -22,7 +22,7 @@ use serde_json::Value;
 use templates::Templates;
 use tokio::{sync::watch, time::Instant};
 
-use crate::variant::{Held, Input, Variant};
+use crate::variant::{Held, Input, Variant, decode_all};
 
 /// What could not be published, for operators and for the services' owners.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -219,7 +219,10 @@ impl Publisher {
         })?;
         let templates = Arc::new(templates);
         // A set that fails for every node must not take the place of one that works.
-        templates.render_edge(&Selection::default(), &self.edge).map_err(|error| error.to_string())?;
+        let edge = templates.render_edge(&Selection::default(), &self.edge);
+        decode_all(&edge.map_err(|error| error.to_string())?).inspect_err(|error| {
+            tracing::error!(error, "the templates stay as they were");
+        })?;
         self.templates = Some(templates.clone());
         self.hub.choose_by(&self.group, Arc::new(move |node: &NodeFacts| templates.select(node)));
         Ok(())

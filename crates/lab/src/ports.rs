@@ -1,6 +1,11 @@
 //! Where everything listens. `up` uses the ports of the design; tests take free ones.
 
-use std::{collections::BTreeSet, net::TcpListener};
+use std::{
+    collections::BTreeSet,
+    net::TcpListener,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use crate::LabError;
 
@@ -18,6 +23,13 @@ pub struct Ports {
     pub ratelimit: u16,
     pub upstream: u16,
 }
+
+/// Linux takes the ports of outgoing connections from 32768 on (`ip_local_port_range`); the ports of `up` and of what
+/// people usually run lie below.
+const BELOW_EPHEMERAL: Range<u16> = 23_000..28_900;
+/// Processes that run at the same time begin far from one another.
+const STRIDE: usize = 997;
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 impl Default for Ports {
     fn default() -> Self {
@@ -50,16 +62,20 @@ impl Ports {
         ]
     }
 
-    /// Ports that nobody uses now.
+    /// Ports that nobody uses now, and that the kernel gives to no outgoing connection: one of its own choice could
+    /// be taken again before it is used. Two calls of one process never get the same.
     pub fn free() -> Result<Self, LabError> {
-        // All are held until the last one is found, so that none is found twice.
-        let mut held = Vec::new();
-        let mut next = || -> Result<u16, LabError> {
-            let listener =
-                TcpListener::bind("127.0.0.1:0").map_err(LabError::io("looking for a free port"))?;
-            let port = listener.local_addr().map_err(LabError::io("looking for a free port"))?.port();
-            held.push(listener);
-            Ok(port)
+        let next = || -> Result<u16, LabError> {
+            for _ in 0..BELOW_EPHEMERAL.len() {
+                let at =
+                    NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as usize * STRIDE);
+                let port =
+                    BELOW_EPHEMERAL.start + u16::try_from(at % BELOW_EPHEMERAL.len()).unwrap_or_default();
+                if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                    return Ok(port);
+                }
+            }
+            Err(LabError::io("looking for a free port")(std::io::ErrorKind::AddrInUse.into()))
         };
         Ok(Self {
             http: next()?,

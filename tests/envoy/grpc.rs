@@ -54,9 +54,23 @@ async fn grpcios_own_client_finds_and_calls_a_service() {
     let clusters = include_str!("../../control-plane/templates/defaults/clusters.yaml")
         .replace("kind: clusters\n", "kind: clusters\nmatch: {id: [\"*/grpc-*\"]}\nreplaces: clusters.yaml\n")
         .replace("lb_policy: LEAST_REQUEST", "lb_policy: ROUND_ROBIN");
-    let templates = [("grpc_listeners.yaml", LISTENERS), ("grpc_clusters.yaml", clusters.as_str())];
+    // gRPC takes no endpoints of a locality without a weight (gRFC A27).
+    let endpoints = include_str!("../../control-plane/templates/defaults/endpoints.yaml")
+        .replace(
+            "kind: endpoints\n",
+            "kind: endpoints\nmatch: {id: [\"*/grpc-*\"]}\nreplaces: endpoints.yaml\n",
+        )
+        .replace(
+            "  - lb_endpoints:",
+            "  - locality: {region: here}\n    load_balancing_weight: 1\n    lb_endpoints:",
+        );
+    let templates = [
+        ("grpc_listeners.yaml", LISTENERS),
+        ("grpc_clusters.yaml", clusters.as_str()),
+        ("grpc_endpoints.yaml", endpoints.as_str()),
+    ];
     let (lab, _) = Lab::with_templates(&templates).await;
-    // The upstream's port is free for the script's server: the sample upstream leaves.
+    // For the script's server.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let echo =
         lab.service("echo").with("/routes/0/upstream/urls", json!([format!("http://127.0.0.1:{port}")]));
@@ -71,8 +85,9 @@ async fn grpcios_own_client_finds_and_calls_a_service() {
     });
     let script = project().join("tests/envoy/grpc_client.py");
     let grpcio = grpcio().await;
+    // A node of a new kind is told to come again until its templates are rendered. A call that waits through that is
+    // not taken up again by this client, though its channel is: so another one is made.
     let said = eventually("an answer", || async {
-        // A node of a new kind is told to come again until its templates are rendered.
         let output = Command::new("python3")
             .arg(&script)
             .args([&port.to_string(), echo.host()])
@@ -82,9 +97,7 @@ async fn grpcios_own_client_finds_and_calls_a_service() {
             .output()
             .await
             .ok()?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     })
     .await;
     assert_eq!(said, "echo hello");

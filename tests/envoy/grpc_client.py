@@ -27,7 +27,7 @@ def main():
         sys.exit(f"port {port} is taken")
     server.start()
     with grpc.insecure_channel(f"xds:///{host}") as channel:
-        answer = channel.unary_unary(METHOD)(b"hello", timeout=30, wait_for_ready=True)
+        answer = channel.unary_unary(METHOD)(b"hello", timeout=3, wait_for_ready=True)
     print(answer.decode())
     server.stop(None).wait()
 

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod gate;
+mod grpc;
 mod nack;
 mod order;
 mod status;

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -45,10 +45,9 @@ pub struct Hub {
     changes: watch::Sender<u64>,
     /// Whether the last change was announced and not looked at yet.
     is_announced: AtomicBool,
-    /// Makes each stream look again.
+    /// Makes each open stream look again.
     wakers: Mutex<HashMap<u64, Arc<Notify>>>,
     last_stream: AtomicU64,
-    streams: AtomicUsize,
     /// Shows in each client's statistics.
     pub(crate) identifier: Arc<str>,
     pub(crate) limits: Limits,
@@ -94,7 +93,6 @@ impl Hub {
             is_announced: AtomicBool::new(false),
             wakers: Mutex::default(),
             last_stream: AtomicU64::new(0),
-            streams: AtomicUsize::new(0),
             identifier: identifier.into(),
             limits,
             pollers: Pollers::default(),
@@ -188,7 +186,6 @@ impl Hub {
             Arc::clone(node)
         };
         self.wakers().insert(stream, waker.clone());
-        self.streams.fetch_add(1, Ordering::Relaxed);
         self.metrics.streams.get_or_create(&RoleLabel::of(role)).inc();
         node.wake_others(stream);
         self.announce();
@@ -206,14 +203,13 @@ impl Hub {
             }
         }
         self.wakers().remove(&stream);
-        self.streams.fetch_sub(1, Ordering::Relaxed);
         self.metrics.streams.get_or_create(&RoleLabel::of(role)).dec();
         node.wake_others(stream);
         self.announce();
     }
 
     pub(crate) fn stream_count(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.wakers().len()
     }
 
     /// The routes of a node that polls: with those of a service only when its sidecars have the policies.

@@ -187,7 +187,7 @@ impl Publisher {
                 for id in &changed {
                     variant.render_service(id, &input, self.variants.values());
                 }
-                match variant.compose(context, &changed) {
+                match variant.compose(context, changed) {
                     Ok(true) => serve(&self.hub, &self.group, selection, &variant),
                     Ok(false) => {}
                     Err(Held(why)) => faults.held = Some(why),

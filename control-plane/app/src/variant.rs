@@ -107,12 +107,11 @@ impl Variant {
     pub(crate) fn compose(
         &mut self,
         context: &Context,
-        changed: &BTreeSet<InstanceId>,
+        mut changed: BTreeSet<InstanceId>,
     ) -> Result<bool, Held> {
         if self.new_edge.is_none() && (changed.is_empty() || self.snapshot.generation() == 0) {
             return Ok(false);
         }
-        let mut changed = changed.clone();
         if self.snapshot.generation() == 0 {
             // What was held back until now comes along.
             changed.extend(self.rendered.keys().cloned());

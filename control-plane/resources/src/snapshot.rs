@@ -17,19 +17,12 @@ use crate::{Edit, Key, Resource, Table, compose};
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Shared by those that follow one another.
-    lineage: Arc<Lineage>,
+    lineage: Arc<()>,
     generation: u64,
     tables: Tables,
-    edge: Arc<[Arc<Resource>]>,
     bundles: OrdMap<InstanceId, Arc<Bundle>>,
     log: VecDeque<(u64, Arc<[Key]>)>,
     composed: OnceLock<Table>,
-}
-
-/// Only its address counts.
-#[derive(Debug, Default)]
-struct Lineage {
-    _has_an_address: u8,
 }
 
 type Tables = [Table; ResourceType::ALL.len()];
@@ -72,7 +65,6 @@ impl Snapshot {
             for resource in edge {
                 draft.insert(resource);
             }
-            draft.edge = edge.into();
         }
         for id in services.keys() {
             draft.take_out(id);
@@ -147,7 +139,6 @@ impl Snapshot {
 struct Draft {
     tables: Tables,
     edits: [Option<Edit>; ResourceType::ALL.len()],
-    edge: Arc<[Arc<Resource>]>,
     bundles: OrdMap<InstanceId, Arc<Bundle>>,
     touched: BTreeSet<Key>,
 }
@@ -157,7 +148,6 @@ impl Draft {
         Self {
             tables: snapshot.tables.clone(),
             edits: Default::default(),
-            edge: snapshot.edge.clone(),
             bundles: snapshot.bundles.clone(),
             touched: BTreeSet::new(),
         }
@@ -208,7 +198,7 @@ impl Draft {
     }
 
     fn done(self, before: &Snapshot) -> Snapshot {
-        let Self { mut tables, edits, edge, bundles, touched } = self;
+        let Self { mut tables, edits, bundles, touched } = self;
         for (table, edit) in tables.iter_mut().zip(edits) {
             if let Some(edit) = edit {
                 *table = edit.done();
@@ -229,7 +219,6 @@ impl Draft {
             lineage: before.lineage.clone(),
             generation,
             tables,
-            edge,
             bundles,
             log,
             composed: OnceLock::new(),

@@ -3,6 +3,8 @@
 mod apply;
 mod broker;
 mod delete;
+mod fleet;
+mod operators;
 mod service;
 mod status;
 mod token;
@@ -28,6 +30,8 @@ enum Command {
     Apply(apply::Args),
     /// Show services, nodes, and what was refused
     Status(status::Args),
+    /// Show which node runs what; pause pushes, confirm what is held
+    Fleet(fleet::Args),
     /// Take a service away, and wait until it is gone
     Delete(delete::Args),
     /// Mint a token from the local development issuer
@@ -40,6 +44,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Fleet(args) => fleet::run(args).await,
         Command::Delete(args) => delete::run(args).await,
         Command::Token(args) => token::run(&args),
     };

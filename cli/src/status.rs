@@ -25,11 +25,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn items(value: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
 
@@ -43,12 +43,11 @@ fn table(status: &Value) -> String {
     lines.extend(services.map(service));
     lines.push(style("nodes").bold().to_string());
     lines.extend(items(&status["nodes"]).flat_map(node));
-    let faults: Vec<_> =
-        ["fault", "held"].into_iter().filter_map(|kind| status["templates"][kind].as_str()).collect();
-    if !faults.is_empty() {
+    if let Some(fault) = status["templates"]["fault"].as_str() {
         lines.push(style("templates").bold().to_string());
+        lines.push(format!("  {} {fault}", style("refused").red()));
     }
-    lines.extend(faults.into_iter().map(|fault| format!("  {} {fault}", style("refused").red())));
+    lines.extend(waiting(status));
     let mut refused = items(&status["refused"]).peekable();
     if refused.peek().is_some() {
         lines.push(style("refused by the gate").bold().to_string());
@@ -57,6 +56,26 @@ fn table(status: &Value) -> String {
         format!("  {} revision {}: {}", text(&one["instance"]), one["revision"], text(&one["cause"]))
     }));
     lines.join("\n") + "\n"
+}
+
+/// What does not go live although nothing is wrong with it.
+pub(crate) fn waiting(status: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let pause = &status["pause"];
+    if pause.is_object() {
+        let (by, since, reason) = (text(&pause["by"]), text(&pause["since"]), text(&pause["reason"]));
+        lines.push(format!("{} by {by} since {since}: {reason}", style("paused").yellow().bold()));
+    }
+    let mut held = items(&status["held"]).peekable();
+    if held.peek().is_some() {
+        lines.push(style("held").bold().to_string());
+    }
+    lines.extend(held.flat_map(|held| {
+        let confirm =
+            held["id"].as_str().map(|id| format!("  if that is meant: gatehouse fleet confirm {id}"));
+        [Some(format!("  {}", text(&held["why"]))), confirm].into_iter().flatten()
+    }));
+    lines
 }
 
 fn service(service: &Value) -> String {
@@ -106,6 +125,8 @@ mod tests {
             "nodes": [{"node": "edge/local", "roles": {"envoy":
                 {"connected": true, "acknowledged": 3, "refused": {"virtual_hosts edge/i-1": "bad regex"}}}}],
             "templates": {"fault": "routes.yaml, line 3"},
+            "pause": {"by": "ann", "since": "2026-11-22T08:00:00Z", "reason": "incident"},
+            "held": [{"id": "abc", "why": "clusters: 0 instead of 9"}],
             "refused": [{"instance": "i-1", "revision": 2, "cause": "clusters.yaml"}]
         });
         let shown = console::strip_ansi_codes(&table(&status)).into_owned();
@@ -114,6 +135,9 @@ mod tests {
             "refused virtual_hosts edge/i-1: bad regex",
             "refused routes.yaml, line 3",
             "i-1 revision 2: clusters.yaml",
+            "paused by ann since 2026-11-22T08:00:00Z: incident",
+            "clusters: 0 instead of 9",
+            "if that is meant: gatehouse fleet confirm abc",
         ] {
             assert!(shown.contains(expected), "{shown}");
         }

@@ -149,7 +149,7 @@ fn ready(stack: &Stack, took: Duration) {
 Try, in another terminal:
 
   alias gatehouse={gatehouse}
-  export GATEHOUSE_BROKER={broker} GATEHOUSE_DATA_DIR={}
+  export GATEHOUSE_BROKER={broker} GATEHOUSE_URL={broker} GATEHOUSE_DATA_DIR={}
   gatehouse apply examples/hello.yaml
   {curl}
   {curl} -H \"authorization: Bearer $(gatehouse token)\"

@@ -157,3 +157,121 @@ async fn a_folder_of_templates_that_is_replaced_as_a_whole_is_noticed() {
     eventually("it is mended", || async { lab.status().await["templates"]["fault"].is_null().then_some(()) })
         .await;
 }
+
+const CLUSTERS: &str = include_str!("../../control-plane/templates/defaults/clusters.yaml");
+
+#[tokio::test]
+async fn all_broken_rules_are_told_at_once_and_a_missing_cluster_too() {
+    let (lab, folder) = Lab::with_templates(&[]).await;
+    let (good, bad) = (lab.service("good"), lab.service("bad"));
+    lab.live(&good).await;
+    lab.live(&bad).await;
+    // Envoy would refuse both for `bad`, and with them all clusters of one response.
+    let broken = "{% if service.name == 'bad' %}  connect_timeout: 0s\n  \
+                  health_checks: [{}]\n{% else %}  connect_timeout: 1s\n{% endif %}";
+    let template = CLUSTERS.replace("  connect_timeout: 1s\n", broken);
+    fs::write(folder.join("clusters.yaml"), template).unwrap();
+    let cause = refusal_of(&lab, &bad.id()).await;
+    for words in [
+        "6 mistakes",
+        "resources[0].connect_timeout: more than 0s, got 0s",
+        "resources[0].health_checks[0].timeout: must be set",
+        "(envoy.config.core.v3.HealthCheck.health_checker/required)",
+    ] {
+        assert!(cause.contains(words), "{cause}");
+    }
+    fs::write(folder.join("clusters.yaml"), CLUSTERS).unwrap();
+    let template = VIRTUAL_HOSTS.replace(
+        "route: {cluster: {{ route.cluster | tojson }}",
+        "route: {cluster: {{ (\"nowhere\" if service.name == 'bad' else route.cluster) | tojson }}",
+    );
+    assert_ne!(template, VIRTUAL_HOSTS);
+    fs::write(folder.join("virtual_hosts.yaml"), template).unwrap();
+    eventually("the missing cluster is told", || async {
+        let cause = refusal_of(&lab, &bad.id()).await;
+        cause
+            .contains("routes[0].route.cluster: names clusters nowhere, which is neither served")
+            .then_some(())
+    })
+    .await;
+    for service in [&good, &bad] {
+        let token = lab.good_token(service).await;
+        assert_eq!(lab.get(service.host(), "/", Some(&token)).await.status, 200, "{}", service.name());
+    }
+}
+
+async fn refusal_of(lab: &Lab, id: &str) -> String {
+    eventually("the refusal is told", || async {
+        let refused = lab.status().await["refused"].clone();
+        (refused[0]["instance"] == id).then(|| refused[0]["cause"].as_str().unwrap_or_default().to_owned())
+    })
+    .await
+}
+
+/// Of the first change that waits.
+async fn held(lab: &Lab, field: &str) -> String {
+    eventually("something is held", || async {
+        lab.status().await["held"][0][field].as_str().map(str::to_owned)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_edge_without_listeners_is_held_until_an_operator_confirms_it() {
+    let (mut lab, folder) = Lab::with_templates(&[]).await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    let token = lab.good_token(&hello).await;
+    let empty = "{#\nkind: listeners\n#}\nresources: []\n";
+    fs::write(folder.join("listeners.yaml"), empty).unwrap();
+    let why = held(&lab, "why").await;
+    assert!(why.contains("listeners: 0 instead of 2"), "{why}");
+    // The services go on: only what would be lost waits.
+    let other = lab.service("other");
+    lab.live(&other).await;
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
+
+    // Neither a restart lets it pass, nor a wrong word.
+    lab.stack.control_plane.take().expect("it runs").kill().await;
+    let start = lab.stack.start_control_plane();
+    assert!(
+        tokio::time::timeout(std::time::Duration::from_secs(3), start).await.is_err(),
+        "nothing to serve"
+    );
+    assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
+    let wrong = lab.gatehouse(&["fleet", "confirm", "nothing"]).await;
+    assert!(!wrong.status.success());
+    let told = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(told.contains("id: what is held is"), "{told}");
+
+    let id = held(&lab, "id").await;
+    let confirmed = lab.gatehouse(&["fleet", "confirm", &id]).await;
+    assert!(confirmed.status.success(), "{}", String::from_utf8_lossy(&confirmed.stderr));
+    eventually("the listeners are gone", || async {
+        (lab.envoy_stat("listener_manager.total_listeners_active").await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_pushes_are_paused_nothing_reaches_the_nodes() {
+    let (lab, _folder) = Lab::with_templates(&[]).await;
+    let (hello, other) = (lab.service("hello"), lab.service("other"));
+    lab.live(&hello).await;
+    assert!(!lab.gatehouse(&["fleet", "pause", "incident", "--token", "wrong"]).await.status.success());
+    assert!(lab.gatehouse(&["fleet", "pause", "incident"]).await.status.success());
+    let shown = lab.gatehouse(&["fleet"]).await;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("paused by dev since") && shown.contains("incident"), "{shown}");
+    let updates = lab.envoy_stat("cluster_manager.cds.update_success").await;
+    assert_eq!(lab.provision(&other).await.status, 202);
+    eventually("the worker waits for the nodes", || async {
+        let answer = lab.last_operation(&other).await?;
+        answer.body.contains("fleet").then_some(())
+    })
+    .await;
+    assert_eq!(lab.envoy_stat("cluster_manager.cds.update_success").await, updates);
+    assert!(lab.gatehouse(&["fleet", "resume"]).await.status.success());
+    let (state, description) = lab.ended(&other).await;
+    assert_eq!(state, "succeeded", "{description}");
+}

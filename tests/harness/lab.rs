@@ -199,6 +199,7 @@ impl Lab {
         Command::new(self.stack.layout.bin_dir.join("gatehouse"))
             .args(args)
             .env("GATEHOUSE_BROKER", self.stack.control_plane_url())
+            .env("GATEHOUSE_URL", self.stack.control_plane_url())
             .env("GATEHOUSE_DATA_DIR", self.folder())
             .output()
             .await

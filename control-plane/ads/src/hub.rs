@@ -129,6 +129,11 @@ impl Hub {
         self.groups.get(group).map(Served::plain)
     }
 
+    /// What is served to each kind of a group's nodes.
+    pub fn snapshots(&self, group: &str) -> Vec<(Selection, Arc<Snapshot>)> {
+        self.groups.get(group).map(Served::all).unwrap_or_default()
+    }
+
     /// Changes when nodes acknowledged, refused, came or went. A fleet does so in bursts: nothing more is announced
     /// until whoever looks has said so by [`Hub::look`].
     pub fn changes(&self) -> watch::Receiver<u64> {

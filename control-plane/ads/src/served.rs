@@ -73,6 +73,12 @@ impl Served {
         snapshots.get(&Selection::default()).map(|sender| sender.borrow().clone()).unwrap_or_default()
     }
 
+    /// What each selection is served.
+    pub(crate) fn all(&self) -> Vec<(Selection, Arc<Snapshot>)> {
+        let snapshots = self.snapshots();
+        snapshots.iter().map(|(selection, sender)| (selection.clone(), sender.borrow().clone())).collect()
+    }
+
     /// The selection of a node; `None` while there are no templates.
     pub(crate) fn selection(&self, node: &NodeFacts) -> Option<Selection> {
         self.selector.borrow().as_ref().map(|selector| selector(node))

@@ -1,7 +1,11 @@
 //! Flags and files into a checked configuration.
 
 use std::{
-    collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf,
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -39,7 +43,10 @@ pub(crate) struct Args {
     /// A file with a line `user:password` for each platform
     #[arg(long, global = true, env = "GATEHOUSE_CREDENTIALS")]
     pub(crate) credentials: Option<PathBuf>,
-    /// Development: local issuer and CA, loopback upstreams, credentials dev:dev
+    /// A file with a line `name:token` for each operator
+    #[arg(long, global = true, env = "GATEHOUSE_OPERATORS")]
+    pub(crate) operators: Option<PathBuf>,
+    /// Development: local issuer and CA, loopback upstreams, credentials dev:dev, an operator with the token dev
     #[arg(long, global = true)]
     pub(crate) dev: bool,
     /// Seconds that a job is hidden from other workers, unless its worker extends it
@@ -93,6 +100,7 @@ pub(crate) struct Config {
     pub(crate) edge: Edge,
     pub(crate) templates: Option<PathBuf>,
     pub(crate) platforms: Vec<Credentials>,
+    pub(crate) operators: Vec<Credentials>,
     pub(crate) upstreams: UpstreamRule,
     pub(crate) job_lease: Duration,
     pub(crate) fleet_deadline: Duration,
@@ -129,6 +137,7 @@ impl Config {
             edge: edge(args)?,
             templates: args.templates.clone(),
             platforms: platforms(args)?,
+            operators: operators(args)?,
             upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
             job_lease: Duration::from_secs(args.job_lease_secs),
             fleet_deadline: Duration::from_secs(args.fleet_deadline_secs),
@@ -163,26 +172,37 @@ pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
 }
 
 fn platforms(args: &Args) -> anyhow::Result<Vec<Credentials>> {
-    let Some(path) = &args.credentials else {
-        if args.dev {
-            return Ok(vec![Credentials { user: "dev".into(), password: "dev".into() }]);
+    match &args.credentials {
+        Some(path) => credentials("--credentials", "user:password", path),
+        None if args.dev => Ok(vec![dev::credentials()]),
+        None => {
+            bail!("--credentials: a file with a line user:password for each platform is needed (or --dev)")
         }
-        bail!("--credentials: a file with a line user:password for each platform is needed (or --dev)");
-    };
-    let text =
-        fs::read_to_string(path).with_context(|| format!("--credentials: reading {}", path.display()))?;
+    }
+}
+
+/// Without any, nobody can sign in: the edge runs all the same.
+fn operators(args: &Args) -> anyhow::Result<Vec<Credentials>> {
+    match &args.operators {
+        Some(path) => credentials("--operators", "name:token", path),
+        None if args.dev => Ok(vec![dev::credentials()]),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Lines of names and secrets.
+fn credentials(flag: &str, form: &str, path: &Path) -> anyhow::Result<Vec<Credentials>> {
+    let text = fs::read_to_string(path).with_context(|| format!("{flag}: reading {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let platforms: Vec<_> = lines
+    let known: Vec<_> = lines
         .enumerate()
         .map(|(at, line)| {
-            let parts =
-                line.split_once(':').filter(|(user, password)| !user.is_empty() && !password.is_empty());
-            // Never the line itself: it may be a password.
-            let (user, password) =
-                parts.with_context(|| format!("--credentials: entry {} is not user:password", at + 1))?;
-            Ok(Credentials { user: user.to_owned(), password: password.to_owned() })
+            let parts = line.split_once(':').filter(|(name, secret)| !name.is_empty() && !secret.is_empty());
+            // Never the line itself: it may be the secret.
+            let (name, secret) = parts.with_context(|| format!("{flag}: entry {} is not {form}", at + 1))?;
+            Ok(Credentials { user: name.to_owned(), password: secret.to_owned() })
         })
         .collect::<anyhow::Result<_>>()?;
-    ensure!(!platforms.is_empty(), "--credentials: {} holds no user:password", path.display());
-    Ok(platforms)
+    ensure!(!known.is_empty(), "{flag}: {} holds no {form}", path.display());
+    Ok(known)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use broker::Credentials;
 use jsonwebtoken::{
     Algorithm, EncodingKey,
     jwk::{Jwk, JwkSet},
@@ -53,4 +54,9 @@ fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     Ok(())
+}
+
+/// Of the platform and of the operator.
+pub(crate) fn credentials() -> Credentials {
+    Credentials { user: "dev".into(), password: "dev".into() }
 }

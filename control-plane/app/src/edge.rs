@@ -1,12 +1,14 @@
 //! What templates are told about the edge itself: the variable `edge`.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use model::fleet::EDGE_GROUP;
+use resources::{Bootstrap, Guard};
 use serde::{Deserialize, Serialize};
 
 /// The settings of one group of nodes.
@@ -34,6 +36,10 @@ pub(crate) struct Edge {
     pub(crate) flood: Flood,
     /// How nodes that poll find the control plane.
     pub(crate) rest: Rest,
+    /// Clusters that stand in the nodes' own bootstrap, so that templates can name them.
+    pub(crate) bootstrap_clusters: BTreeSet<String>,
+    /// How much of the edge may leave at once without an operator's word.
+    pub(crate) guard: Guard,
     /// From `--issuer`, not from the file.
     #[serde(skip_deserializing)]
     pub(crate) issuers: Vec<Issuer>,
@@ -127,6 +133,8 @@ impl Default for Edge {
             trusted_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
             flood: Flood::default(),
             rest: Rest::default(),
+            bootstrap_clusters: BTreeSet::new(),
+            guard: Guard::default(),
             issuers: Vec::new(),
         }
     }
@@ -135,6 +143,16 @@ impl Default for Edge {
 impl Edge {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("--edge: reading {}", path.display()))?;
-        serde_norway::from_str(&text).with_context(|| format!("--edge: {}", path.display()))
+        let edge: Self =
+            serde_norway::from_str(&text).with_context(|| format!("--edge: {}", path.display()))?;
+        edge.guard.check().map_err(anyhow::Error::msg).context("--edge")?;
+        Ok(edge)
+    }
+
+    /// What resources may name that is not served.
+    pub(crate) fn bootstrap(&self) -> Bootstrap {
+        let mut clusters = self.bootstrap_clusters.clone();
+        clusters.insert(self.rest.cluster.clone());
+        Bootstrap { clusters, control_plane: self.rest.cluster.clone() }
     }
 }

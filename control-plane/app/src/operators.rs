@@ -1,83 +1,88 @@
-//! The operators' API: what runs where, and what does not.
+//! The operators' API: what runs where, what does not and why, and the few things that people decide.
+//!
+//! Operators sign in with a bearer token; whoever has a platform's credentials may read the status, since it answers
+//! the question of a service's owner.
+
+mod controls;
+mod status;
 
 use std::sync::Arc;
 
-use ads::{Hub, Load};
+use ads::Hub;
 use axum::{
     Json, Router,
-    extract::State,
-    http::{HeaderMap, StatusCode},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use broker::Credentials;
-use model::instance::Instance;
-use serde_json::{Value, json};
-use store::Store;
+use serde_json::json;
+use store::{Store, StoreError};
 
 use crate::publisher::SharedFaults;
 
-/// What the API reads.
+/// What the API reads and writes.
 #[derive(Clone)]
 pub(crate) struct Operators {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) faults: SharedFaults,
     pub(crate) platforms: Arc<Vec<Credentials>>,
+    /// Names and tokens of those who may decide.
+    pub(crate) people: Arc<Vec<Credentials>>,
     pub(crate) group: String,
 }
 
+/// Who asks.
+#[derive(Debug, Clone)]
+struct Operator(String);
+
 impl Operators {
     pub(crate) fn router(self) -> Router {
-        Router::new().route("/api/status", get(status)).with_state(self)
+        let decisions = Router::new()
+            .route("/api/pause", post(controls::pause))
+            .route("/api/resume", post(controls::resume))
+            .route("/api/held/{id}/confirm", post(controls::confirm))
+            .layer(middleware::from_fn_with_state(self.clone(), operators_only));
+        Router::new().route("/api/status", get(status::status)).merge(decisions).with_state(self)
     }
-}
 
-async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Response {
-    if broker::authorized(&headers, &operators.platforms).is_none() {
-        return (StatusCode::UNAUTHORIZED, Json(json!({"description": "credentials are needed"})))
-            .into_response();
-    }
-    let instances = match operators.store.changed_since(0).await {
-        Ok((instances, _)) => instances,
-        Err(error) => {
-            tracing::error!(error = %error, cause = ?error.source, "the store does not answer");
-            return (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Json(json!({"description": "the store does not answer"})),
-            )
-                .into_response();
+    /// The operator whose token a request carries.
+    fn operator(&self, headers: &HeaderMap) -> Option<Operator> {
+        let (scheme, given) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
         }
-    };
-    let faults = operators.faults.get().clone();
-    let loads = operators.hub.loads();
-    let live = instances.iter().filter(|instance| !instance.gone);
-    let services: Vec<_> = live.map(|instance| service(instance, loads.get(&instance.id))).collect();
-    let refused: Vec<_> = (faults.services.iter())
-        .map(|(id, refusal)| json!({"instance": id, "revision": refusal.rev, "cause": refusal.cause}))
-        .collect();
-    let snapshot = operators.hub.snapshot(&operators.group);
-    Json(json!({
-        "generation": snapshot.map_or(0, |snapshot| snapshot.generation()),
-        "templates": { "fault": faults.edge, "held": faults.held },
-        "refused": refused,
-        "services": services,
-        "nodes": operators.hub.nodes(),
-    }))
-    .into_response()
+        // All are compared, each in constant time.
+        let is_given = |one: &Credentials| broker::same(one.password.as_bytes(), given.trim().as_bytes());
+        let given = self.people.iter().fold(None, |found, one| if is_given(one) { Some(one) } else { found });
+        given.map(|one| Operator(one.user.clone()))
+    }
 }
 
-/// Without keys: a certificate is not part of it.
-fn service(instance: &Instance, load: Option<&Load>) -> Value {
-    let parameters = &instance.request.parameters;
-    json!({
-        "instance": instance.id,
-        "service": parameters["service"],
-        "hosts": parameters["hosts"],
-        "revision": instance.revision,
-        "live_revision": instance.proven.as_ref().map(|proven| proven.rev),
-        "operation": instance.operation,
-        // What the nodes report, since this replica started.
-        "load": load,
-    })
+async fn operators_only(State(operators): State<Operators>, mut request: Request, next: Next) -> Response {
+    match operators.operator(request.headers()) {
+        Some(operator) => {
+            request.extensions_mut().insert(operator);
+            next.run(request).await
+        }
+        None => unauthorized("Bearer realm=\"gatehouse\"", "the token of an operator is needed"),
+    }
+}
+
+fn unauthorized(challenge: &'static str, description: &str) -> Response {
+    let mut response = refusal(StatusCode::UNAUTHORIZED, description);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
+}
+
+fn refusal(status: StatusCode, description: &str) -> Response {
+    (status, Json(json!({ "description": description }))).into_response()
+}
+
+fn store_is_away(error: &StoreError) -> Response {
+    tracing::error!(error = %error, cause = ?error.source, "the store does not answer");
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer")
 }

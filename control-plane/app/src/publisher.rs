@@ -9,28 +9,27 @@ use std::{
 };
 
 use ads::Hub;
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::ordmap::DiffItem;
 use model::{
     InstanceId,
-    context::{Context, Service},
+    context::Context,
     fleet::Refusal,
     node::{NodeFacts, Selection},
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use runtime::{Latch, telemetry::chain};
-use serde_json::Value;
 use templates::Templates;
 use tokio::{sync::watch, time::Instant};
 
-use crate::variant::{Held, Input, Variant, decode_all};
+use crate::variant::{Held, Input, Settings, Variant, decode_all};
 
 /// What could not be published, for operators and for the services' owners.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Faults {
     /// The templates as a whole, or what they render for the edge.
     pub(crate) edge: Option<String>,
-    /// Why nothing is served at all.
-    pub(crate) held: Option<String>,
+    /// What is not served yet.
+    pub(crate) held: Vec<Held>,
     /// One service each.
     pub(crate) services: BTreeMap<InstanceId, Refusal>,
 }
@@ -69,6 +68,8 @@ impl SharedFaults {
 pub(crate) struct Metrics {
     rendered: Gauge,
     seconds: Gauge<f64, AtomicU64>,
+    held: Gauge,
+    refused: Gauge,
 }
 
 impl Metrics {
@@ -79,20 +80,29 @@ impl Metrics {
             "Services that the last change rendered",
             self.rendered.clone(),
         );
+        registry.register("held", "Changes that wait for an operator", self.held.clone());
+        registry.register(
+            "refused_services",
+            "Services whose last change the gate refused",
+            self.refused.clone(),
+        );
         registry.register("seconds", "How long the last change took, to its snapshot", self.seconds.clone());
     }
 }
 
 /// Renders and publishes for one group.
 pub(crate) struct Publisher {
-    group: String,
-    edge: Value,
+    settings: Settings,
     folder: Option<PathBuf>,
     hub: Arc<Hub>,
     faults: SharedFaults,
     templates: Option<Arc<Templates>>,
+    /// Why the templates as a whole are not those of the folder.
+    load_fault: Option<String>,
     /// What was rendered last.
-    services: OrdMap<InstanceId, Arc<Service>>,
+    context: Arc<Context>,
+    /// The templates changed, and were not read yet.
+    is_stale: bool,
     variants: BTreeMap<Selection, Variant>,
     metrics: Metrics,
     /// Dropped with the first snapshot.
@@ -105,8 +115,7 @@ const MIN_GAP: Duration = Duration::from_millis(20);
 
 impl Publisher {
     pub(crate) fn new(
-        group: String,
-        edge: Value,
+        settings: Settings,
         folder: Option<PathBuf>,
         hub: Arc<Hub>,
         faults: SharedFaults,
@@ -114,13 +123,14 @@ impl Publisher {
         unready: Latch,
     ) -> Self {
         Self {
-            group,
-            edge,
+            settings,
             folder,
             hub,
             faults,
             templates: None,
-            services: OrdMap::new(),
+            load_fault: None,
+            context: Arc::default(),
+            is_stale: true,
             variants: BTreeMap::new(),
             metrics,
             unready: Some(unready),
@@ -133,21 +143,19 @@ impl Publisher {
         mut contexts: watch::Receiver<Arc<Context>>,
         mut templates: watch::Receiver<u64>,
     ) {
-        let Some(mut wanted) = self.hub.wanted(&self.group) else { return };
-        let mut templates_changed = true;
+        let Some(mut wanted) = self.hub.wanted(&self.settings.group) else { return };
         loop {
             let context = contexts.borrow_and_update().clone();
             let selections = wanted.borrow_and_update().clone();
             let begun = Instant::now();
             // Renders and reads files: seconds, when all of a fleet's services are rendered anew.
-            tokio::task::block_in_place(|| self.publish(&context, &selections, templates_changed));
+            tokio::task::block_in_place(|| self.publish(context, &selections));
             tokio::time::sleep_until(begun + MIN_GAP).await;
-            templates_changed = false;
             let ended = tokio::select! {
                 changed = contexts.changed() => changed.is_err(),
                 changed = wanted.changed() => changed.is_err(),
                 changed = templates.changed() => {
-                    templates_changed = true;
+                    self.is_stale = true;
                     changed.is_err()
                 }
             };
@@ -158,18 +166,25 @@ impl Publisher {
     }
 
     /// Renders what changed, and publishes what came of it.
-    fn publish(&mut self, context: &Context, selections: &BTreeSet<Selection>, templates_changed: bool) {
-        let mut faults = Faults { edge: self.faults.get().edge.clone(), ..Faults::default() };
-        let (mut all, mut rendered, begun) = (false, 0, Instant::now());
-        if templates_changed {
-            faults.edge = self.reload().err();
-            all = faults.edge.is_none();
+    fn publish(&mut self, context: Arc<Context>, selections: &BTreeSet<Selection>) {
+        let begun = Instant::now();
+        // Nodes of a kind that was not here before get what all others have.
+        let is_paused = context.controls.pause.is_some();
+        if is_paused && self.templates.is_none() {
+            let why = "nothing is served: pushes were paused before this process started".to_owned();
+            self.faults.set(Faults { held: vec![Held { id: None, why }], ..Faults::default() });
+            return;
         }
+        let all = !is_paused && std::mem::take(&mut self.is_stale) && self.reload();
+        let before = self.context.clone();
+        if !is_paused {
+            self.context = context;
+        }
+        let mut rendered = 0;
         if let Some(templates) = self.templates.clone() {
             self.variants.retain(|selection, _| selections.contains(selection));
-            let changed = self.changed(context);
-            self.services = context.services.clone();
-            let input = Input { templates: &templates, edge: &self.edge, group: &self.group, context };
+            let changed = changed(&before, &self.context);
+            let input = Input { templates: &templates, settings: &self.settings, context: &self.context };
             let mut variants = std::mem::take(&mut self.variants);
             for selection in selections {
                 let known = variants.remove(selection);
@@ -177,20 +192,15 @@ impl Publisher {
                 let mut variant = known.unwrap_or_else(|| Variant::new(selection.clone()));
                 let mut changed = changed.clone();
                 if all || is_new {
-                    changed.extend(variant.services().chain(context.services.keys()).cloned());
-                    if let Err(error) = variant.render_edge(&input) {
-                        tracing::error!(%selection, error, "the edge stays as it was");
-                        faults.edge = Some(error);
-                    }
+                    changed.extend(variant.services().chain(input.context.services.keys()).cloned());
+                    variant.render_edge(&input);
                 }
                 rendered += changed.len();
                 for id in &changed {
                     variant.render_service(id, &input, self.variants.values());
                 }
-                match variant.compose(context, changed) {
-                    Ok(true) => serve(&self.hub, &self.group, selection, &variant),
-                    Ok(false) => {}
-                    Err(Held(why)) => faults.held = Some(why),
+                if variant.compose(&input, changed) {
+                    serve(&self.hub, &self.settings.group, selection, &variant);
                 }
                 if variant.snapshot().generation() > 0 {
                     self.unready = None;
@@ -202,39 +212,54 @@ impl Publisher {
             self.metrics.rendered.set(i64::try_from(rendered).unwrap_or(i64::MAX));
             self.metrics.seconds.set(begun.elapsed().as_secs_f64());
         }
+        self.tell();
+    }
+
+    /// What went wrong, for whoever looks.
+    fn tell(&self) {
+        let edge = self.variants.values().find_map(Variant::edge_fault).cloned();
+        let mut faults = Faults { edge: self.load_fault.clone().or(edge), ..Faults::default() };
         for variant in self.variants.values() {
+            let held = variant.held().filter(|held| !faults.held.contains(held));
+            faults.held.extend(held.cloned());
             for (id, refusal) in variant.refusals() {
                 faults.services.entry(id.clone()).or_insert_with(|| refusal.clone());
             }
         }
+        self.metrics.held.set(i64::try_from(faults.held.len()).unwrap_or(i64::MAX));
+        self.metrics.refused.set(i64::try_from(faults.services.len()).unwrap_or(i64::MAX));
         self.faults.set(faults);
     }
 
-    /// Reads the templates. A failure leaves them as they were.
-    fn reload(&mut self) -> Result<(), String> {
-        let templates = Templates::load(self.folder.as_deref()).map_err(|error| {
-            let error = chain(&error);
+    /// Reads the templates. A failure leaves them as they were. Whether there are new ones.
+    fn reload(&mut self) -> bool {
+        let loaded = self.load();
+        if let Err(error) = &loaded {
             tracing::error!(error, "the templates stay as they were");
-            error
-        })?;
-        let templates = Arc::new(templates);
-        // A set that fails for every node must not take the place of one that works.
-        let edge = templates.render_edge(&Selection::default(), &self.edge);
-        decode_all(&edge.map_err(|error| error.to_string())?).inspect_err(|error| {
-            tracing::error!(error, "the templates stay as they were");
-        })?;
+        }
+        self.load_fault = loaded.as_ref().err().cloned();
+        let Ok(templates) = loaded else { return false };
         self.templates = Some(templates.clone());
-        self.hub.choose_by(&self.group, Arc::new(move |node: &NodeFacts| templates.select(node)));
-        Ok(())
+        let select = move |node: &NodeFacts| templates.select(node);
+        self.hub.choose_by(&self.settings.group, Arc::new(select));
+        true
     }
 
-    /// The services that are to be rendered, or are gone.
-    fn changed(&self, context: &Context) -> BTreeSet<InstanceId> {
-        let changed = self.services.diff(&context.services).map(|change| match change {
-            DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => id,
-        });
-        changed.cloned().collect()
+    fn load(&self) -> Result<Arc<Templates>, String> {
+        let templates = Templates::load(self.folder.as_deref()).map_err(|error| chain(&error))?;
+        // A set that fails for every node must not take the place of one that works.
+        let edge = templates.render_edge(&Selection::default(), &self.settings.edge);
+        decode_all(&edge.map_err(|error| error.to_string())?, &self.settings.bootstrap)?;
+        Ok(Arc::new(templates))
     }
+}
+
+/// The services that are to be rendered, or are gone.
+fn changed(before: &Context, after: &Context) -> BTreeSet<InstanceId> {
+    let changed = before.services.diff(&after.services).map(|change| match change {
+        DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => id,
+    });
+    changed.cloned().collect()
 }
 
 fn serve(hub: &Hub, group: &str, selection: &Selection, variant: &Variant) {

@@ -17,7 +17,8 @@ use crate::{
 
 #[allow(clippy::print_stdout)]
 pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
-    let edge = serde_json::to_value(config::edge(args)?)?;
+    let settings = config::edge(args)?;
+    let edge = serde_json::to_value(&settings)?;
     let templates = Templates::load(args.templates.as_deref())?;
     let selection = Selection::default();
     let mut documents = templates.render_edge(&selection, &edge)?;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
     for document in &documents {
         println!("# {}\n{}", document.template, document.text.trim());
     }
-    let resources = decode_all(&documents).map_err(anyhow::Error::msg)?;
+    let resources = decode_all(&documents, &settings.bootstrap()).map_err(anyhow::Error::msg)?;
     let kinds: BTreeSet<_> = resources.iter().map(|resource| resource.key.kind).collect();
     tracing::info!(resources = resources.len(), kinds = kinds.len(), "valid");
     Ok(())

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use ads::Hub;
-use model::{context::Context, fleet::FleetReport};
+use model::{
+    context::Context,
+    fleet::{FleetReport, ServedSizes},
+};
 use store::Store;
 use tokio::sync::watch;
 
@@ -25,6 +28,7 @@ pub(crate) async fn report(
 ) {
     let (mut acknowledged, mut refused) = (hub.changes(), faults.changes());
     let mut written: Option<(FleetReport, tokio::time::Instant)> = None;
+    let mut remembered: Option<(ServedSizes, tokio::time::Instant)> = None;
     loop {
         hub.look();
         acknowledged.mark_unchanged();
@@ -43,6 +47,16 @@ pub(crate) async fn report(
                 }
             }
         }
+        if remembered.as_ref().is_none_or(|(_, at)| at.elapsed() >= HEARTBEAT) {
+            let sizes = sizes(&group, &hub);
+            let is_known = remembered.as_ref().is_some_and(|(known, _)| *known == sizes);
+            if !sizes.is_empty() && !is_known {
+                if let Err(error) = store.remember(&group, &sizes).await {
+                    tracing::error!(error = %error, cause = ?error.source, "the sizes are not written");
+                }
+                remembered = Some((sizes, tokio::time::Instant::now()));
+            }
+        }
         tokio::select! {
             _ = acknowledged.changed() => {}
             _ = refused.changed() => {}
@@ -52,6 +66,12 @@ pub(crate) async fn report(
         // To ask a large fleet takes a while: nearly all of the time is to be left for its acknowledgements.
         tokio::time::sleep(DEBOUNCE.max(took * 16)).await;
     }
+}
+
+/// How much each kind of nodes is served, for a process that starts with less.
+fn sizes(group: &str, hub: &Hub) -> ServedSizes {
+    let served = hub.snapshots(group).into_iter().filter(|(_, snapshot)| snapshot.generation() > 0);
+    served.map(|(selection, snapshot)| (selection.to_string(), snapshot.sizes())).collect()
 }
 
 fn gather(group: &str, hub: &Hub, faults: &SharedFaults, context: &Context) -> FleetReport {

@@ -14,7 +14,7 @@ use broker::Broker;
 use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
 use runtime::{Admin, Readiness, Shutdown};
-use store::SqliteStore;
+use store::{SqliteStore, Store as _};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
@@ -30,6 +30,7 @@ use crate::{
     operators::Operators,
     publisher::{self, Publisher, SharedFaults},
     reporter,
+    variant::Settings,
 };
 
 /// Bound, and not yet serving.
@@ -102,13 +103,19 @@ impl App {
         let (stop_streams, stopping) = watch::channel(false);
         if let Some(listener) = xds {
             let first_snapshot = readiness.latch("first snapshot");
-            let (contexts, follow) = context::follow(store.clone()).await.context("reading the store")?;
+            let (contexts, follow) =
+                context::follow(store.clone(), group.clone()).await.context("reading the store")?;
             tasks.spawn(follow);
             let templates = folder::watch(config.templates.as_deref())?;
-            let edge = serde_json::to_value(&config.edge)?;
+            let settings = Settings {
+                group: group.clone(),
+                edge: serde_json::to_value(&config.edge)?,
+                bootstrap: config.edge.bootstrap(),
+                guard: config.edge.guard,
+                before: store.remembered(&group).await.context("reading the store")?,
+            };
             let publisher = Publisher::new(
-                group.clone(),
-                edge,
+                settings,
                 config.templates.clone(),
                 hub.clone(),
                 faults.clone(),
@@ -140,7 +147,8 @@ impl App {
                 }
             });
         }
-        let operators = Operators { store, hub, faults, platforms, group };
+        let people = Arc::new(config.operators);
+        let operators = Operators { store, hub, faults, platforms, people, group };
         let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());

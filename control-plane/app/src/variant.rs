@@ -9,10 +9,10 @@ use model::{
     InstanceId,
     context::{Context, Service},
     document::Document,
-    fleet::Refusal,
+    fleet::{Refusal, ServedSizes},
     node::Selection,
 };
-use resources::{Bundle, Resource, Snapshot};
+use resources::{Bootstrap, Bundle, Guard, Loss, Next, Resource, Snapshot, id_of_loss};
 use serde_json::Value;
 use templates::Templates;
 
@@ -21,7 +21,13 @@ pub(crate) struct Variant {
     selection: Selection,
     /// Rendered from the templates, and not yet part of a snapshot.
     new_edge: Option<Vec<Arc<Resource>>>,
+    edge_fault: Option<String>,
     rendered: BTreeMap<InstanceId, Rendered>,
+    /// Changes that wait for an operator, since they would take too much away.
+    withheld: BTreeSet<InstanceId>,
+    held: Option<Held>,
+    /// Services that stay, though what they name is gone.
+    bereft: BTreeMap<InstanceId, Refusal>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -35,20 +41,44 @@ struct Rendered {
     refusal: Option<Refusal>,
 }
 
+/// What does not change while the process runs.
+pub(crate) struct Settings {
+    pub(crate) group: String,
+    /// The variable `edge`.
+    pub(crate) edge: Value,
+    pub(crate) bootstrap: Bootstrap,
+    pub(crate) guard: Guard,
+    /// What was served before this process started.
+    pub(crate) before: ServedSizes,
+}
+
 /// What is rendered, and from what.
 pub(crate) struct Input<'a> {
     pub(crate) templates: &'a Templates,
-    pub(crate) edge: &'a Value,
-    pub(crate) group: &'a str,
+    pub(crate) settings: &'a Settings,
     pub(crate) context: &'a Context,
 }
 
-/// Nothing is served rather than less than before.
-pub(crate) struct Held(pub(crate) String);
+/// Something that is not served yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// What an operator confirms; `None` where that would not help.
+    pub(crate) id: Option<String>,
+    pub(crate) why: String,
+}
 
 impl Variant {
     pub(crate) fn new(selection: Selection) -> Self {
-        Self { selection, new_edge: None, rendered: BTreeMap::new(), snapshot: Arc::default() }
+        Self {
+            selection,
+            new_edge: None,
+            edge_fault: None,
+            rendered: BTreeMap::new(),
+            withheld: BTreeSet::new(),
+            held: None,
+            bereft: BTreeMap::new(),
+            snapshot: Arc::default(),
+        }
     }
 
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
@@ -57,7 +87,19 @@ impl Variant {
 
     /// Why services are not served as they should be.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = (&InstanceId, &Refusal)> {
-        self.rendered.iter().filter_map(|(id, rendered)| Some((id, rendered.refusal.as_ref()?)))
+        let refused =
+            self.rendered.iter().filter_map(|(id, rendered)| Some((id, rendered.refusal.as_ref()?)));
+        refused.chain(&self.bereft)
+    }
+
+    /// Why the edge is not served as it should be.
+    pub(crate) fn edge_fault(&self) -> Option<&String> {
+        self.edge_fault.as_ref()
+    }
+
+    /// What waits.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
     }
 
     /// The services that were rendered.
@@ -66,11 +108,23 @@ impl Variant {
     }
 
     /// Renders what belongs to no service. A failure leaves it as it was.
-    pub(crate) fn render_edge(&mut self, input: &Input<'_>) -> Result<(), String> {
-        let documents =
-            input.templates.render_edge(&self.selection, input.edge).map_err(|error| error.to_string())?;
-        self.new_edge = Some(decode_all(&documents)?);
-        Ok(())
+    pub(crate) fn render_edge(&mut self, input: &Input<'_>) {
+        let Settings { edge, bootstrap, .. } = input.settings;
+        let documents = input.templates.render_edge(&self.selection, edge).map_err(|error| error.to_string());
+        match documents.and_then(|documents| decode_all(&documents, bootstrap)) {
+            Ok(resources) => {
+                self.new_edge = Some(resources);
+                self.edge_fault = None;
+            }
+            Err(error) => self.fail_edge(error),
+        }
+    }
+
+    fn fail_edge(&mut self, error: String) {
+        if self.edge_fault.as_ref() != Some(&error) {
+            tracing::error!(selection = %self.selection, error, "the edge stays as it was");
+        }
+        self.edge_fault = Some(error);
     }
 
     /// Renders a service, or forgets it when it is gone. `twins` are other selections that may have made the same.
@@ -80,12 +134,12 @@ impl Variant {
         input: &Input<'_>,
         twins: impl Iterator<Item = &'a Self>,
     ) {
-        let service = input.context.services.get(id).filter(|service| service.group == input.group);
-        let Some(service) = service else {
+        let service = input.context.services.get(id);
+        let Some(service) = service.filter(|service| service.group == input.settings.group) else {
             self.rendered.remove(id);
             return;
         };
-        let render = |service: &Service| render(input.templates, &self.selection, service, input.edge);
+        let render = |service: &Service| render(input, &self.selection, service);
         let rendered = match render(service) {
             Ok(bundle) => {
                 let bundle = share(bundle, twins.filter_map(|twin| twin.snapshot.bundle(id)));
@@ -104,55 +158,125 @@ impl Variant {
     }
 
     /// Makes the next snapshot of what was rendered. Whether it is another one.
-    pub(crate) fn compose(
-        &mut self,
-        context: &Context,
-        mut changed: BTreeSet<InstanceId>,
-    ) -> Result<bool, Held> {
-        if self.new_edge.is_none() && (changed.is_empty() || self.snapshot.generation() == 0) {
-            return Ok(false);
-        }
-        if self.snapshot.generation() == 0 {
+    pub(crate) fn compose(&mut self, input: &Input<'_>, mut changed: BTreeSet<InstanceId>) -> bool {
+        changed.append(&mut self.withheld);
+        let is_first = self.snapshot.generation() == 0;
+        if is_first {
             // What was held back until now comes along.
             changed.extend(self.rendered.keys().cloned());
         }
-        let next = loop {
-            let bundle = |id: &InstanceId| self.rendered.get(id).and_then(|one| one.bundle.clone());
-            let services = changed.iter().map(|id| (id.clone(), bundle(id))).collect();
-            let (next, duplicates) = self.snapshot.next(self.new_edge.as_deref(), &services);
-            if duplicates.is_empty() {
-                break next;
-            }
-            // Ends: each turn takes at least one bundle back to what is served now, or away.
-            for (id, duplicate) in duplicates {
-                self.take_back(&id, duplicate.to_string());
-                changed.insert(id);
+        self.held = None;
+        if self.new_edge.is_none() && (changed.is_empty() || is_first) {
+            return false;
+        }
+        let Some((next, has_edge)) = self.next(&mut changed, self.new_edge.is_some()) else { return false };
+        let before = match input.settings.before.get(&self.selection.to_string()) {
+            Some(before) if is_first => before.clone(),
+            _ => self.snapshot.sizes(),
+        };
+        let losses = input.settings.guard.losses(&before, &next.snapshot.sizes());
+        let (next, has_edge) = if losses.is_empty() {
+            (next, has_edge)
+        } else {
+            let id = id_of_loss(&self.snapshot, &next.snapshot);
+            if input.context.controls.confirmed.as_ref() == Some(&id) {
+                (next, has_edge)
+            } else {
+                self.hold(id, &losses);
+                if is_first {
+                    return false;
+                }
+                // What would be lost stays; everything else goes on.
+                self.withheld = self.losing(&changed);
+                changed.retain(|id| !self.withheld.contains(id));
+                match self.next(&mut changed, false) {
+                    Some(without) => without,
+                    None => return false,
+                }
             }
         };
-        if self.snapshot.generation() == 0
-            && let Some((id, refusal)) = self.lost(context)
-        {
+        if is_first && let Some((id, refusal)) = self.lost(input.context) {
             // Nothing is served yet, so the nodes still run the good version: rather serve nothing than take
             // a service away that worked before this start.
             tracing::error!(instance = %id, cause = refusal.cause, "nothing is served: a service would be lost");
-            let cause = &refusal.cause;
-            return Err(Held(format!("nothing is served, since service {id} would be lost: {cause}")));
+            let why = format!("nothing is served, since service {id} would be lost: {}", refusal.cause);
+            self.held = Some(Held { id: None, why });
+            return false;
         }
-        self.new_edge = None;
-        let is_same = next.changed_since(&self.snapshot).is_some_and(|mut keys| keys.next().is_none());
-        if self.snapshot.generation() > 0 && is_same {
-            return Ok(false);
-        }
-        self.snapshot = Arc::new(next);
-        Ok(true)
+        self.take(next, has_edge)
     }
 
-    /// A service whose resources collide with others' keeps what is served of it now.
+    /// The next snapshot, without what does not fit; and whether it has the new edge. `None` when nothing can be
+    /// served at all.
+    fn next(&mut self, changed: &mut BTreeSet<InstanceId>, mut has_edge: bool) -> Option<(Next, bool)> {
+        loop {
+            let bundle = |id: &InstanceId| self.rendered.get(id).and_then(|one| one.bundle.clone());
+            let services = changed.iter().map(|id| (id.clone(), bundle(id))).collect();
+            let edge = self.new_edge.as_deref().filter(|_| has_edge);
+            match self.snapshot.next(edge, &services) {
+                Ok(next) if next.refused.is_empty() => return Some((next, has_edge)),
+                // Ends: each turn takes at least one bundle back to what is served now, or away.
+                Ok(next) => {
+                    for (id, conflict) in next.refused {
+                        self.take_back(&id, conflict.to_string());
+                        changed.insert(id);
+                    }
+                }
+                // It stays in waiting: what it lacks may come.
+                Err(conflict) => {
+                    self.fail_edge(conflict.to_string());
+                    if self.snapshot.generation() == 0 {
+                        let why = format!("nothing is served, since the edge does not fit: {conflict}");
+                        self.held = Some(Held { id: None, why });
+                        return None;
+                    }
+                    has_edge = false;
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, id: String, losses: &[Loss]) {
+        let losses: Vec<_> = losses.iter().map(ToString::to_string).collect();
+        let why = format!("too much would be lost at once: {}", losses.join(", "));
+        tracing::error!(selection = %self.selection, id, why, "held until an operator confirms it");
+        self.held = Some(Held { id: Some(id), why });
+    }
+
+    /// The changed services of which something guarded would go.
+    fn losing(&self, changed: &BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
+        let is_losing = |id: &&InstanceId| {
+            let next = self.rendered.get(id).and_then(|one| one.bundle.as_deref());
+            self.snapshot.bundle(id).is_some_and(|bundle| bundle.would_lose(next))
+        };
+        changed.iter().filter(is_losing).cloned().collect()
+    }
+
+    fn take(&mut self, next: Next, has_edge: bool) -> bool {
+        let Next { snapshot, bereft, .. } = next;
+        let rev = |id: &InstanceId| snapshot.bundle(id).map_or(0, |bundle| bundle.rev);
+        self.bereft = bereft
+            .iter()
+            .map(|(id, conflict)| (id.clone(), Refusal { rev: rev(id), cause: conflict.to_string() }))
+            .collect();
+        if has_edge {
+            self.new_edge = None;
+            self.edge_fault = None;
+        }
+        let is_same = snapshot.changed_since(&self.snapshot).is_some_and(|mut keys| keys.next().is_none());
+        if self.snapshot.generation() > 0 && is_same {
+            return false;
+        }
+        self.snapshot = Arc::new(snapshot);
+        true
+    }
+
+    /// A service whose resources do not fit those of others keeps what is served of it now.
     fn take_back(&mut self, id: &InstanceId, cause: String) {
         let Some(rendered) = self.rendered.get_mut(id) else { return };
         tracing::warn!(instance = %id, cause, "refused; its last good version stays");
         let served = self.snapshot.bundle(id).cloned();
-        // If even that collides, since the others have changed, it has to go.
+        // If even that does not fit, since the others have changed, it has to go.
         rendered.bundle = served.filter(|served| rendered.bundle.as_ref() != Some(served));
         rendered.refusal = Some(Refusal { rev: rendered.rev, cause });
     }
@@ -167,14 +291,11 @@ impl Variant {
 }
 
 /// One service, from its context to checked resources.
-pub(crate) fn render(
-    templates: &Templates,
-    selection: &Selection,
-    service: &Service,
-    edge: &Value,
-) -> Result<Bundle, String> {
-    let documents = templates.render_service(selection, service, edge).map_err(|error| error.to_string())?;
-    let mut resources = decode_all(&documents)?;
+fn render(input: &Input<'_>, selection: &Selection, service: &Service) -> Result<Bundle, String> {
+    let Settings { edge, bootstrap, .. } = input.settings;
+    let documents =
+        input.templates.render_service(selection, service, edge).map_err(|error| error.to_string())?;
+    let mut resources = decode_all(&documents, bootstrap)?;
     resources.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(Bundle { rev: service.rev, resources })
 }
@@ -191,16 +312,24 @@ fn share<'a>(mut bundle: Bundle, twins: impl Iterator<Item = &'a Arc<Bundle>>) -
     bundle
 }
 
-/// All documents, or the first mistake.
-pub(crate) fn decode_all(documents: &[Document]) -> Result<Vec<Arc<Resource>>, String> {
-    let (mut all, mut keys) = (Vec::new(), BTreeSet::new());
+/// All documents, or every mistake in them.
+pub(crate) fn decode_all(
+    documents: &[Document],
+    bootstrap: &Bootstrap,
+) -> Result<Vec<Arc<Resource>>, String> {
+    let (mut all, mut keys, mut mistakes) = (Vec::new(), BTreeSet::new(), Vec::new());
     for document in documents {
-        for resource in resources::decode(document).map_err(|error| error.to_string())? {
-            if !keys.insert(resource.key.clone()) {
-                return Err(format!("{}: {} is made twice", document.template, resource.key));
+        match resources::decode(document, bootstrap) {
+            Ok(resources) => {
+                for resource in resources {
+                    if !keys.insert(resource.key.clone()) {
+                        mistakes.push(format!("{}: {} is made twice", document.template, resource.key));
+                    }
+                    all.push(Arc::new(resource));
+                }
             }
-            all.push(Arc::new(resource));
+            Err(invalid) => mistakes.push(invalid.to_string()),
         }
     }
-    Ok(all)
+    if mistakes.is_empty() { Ok(all) } else { Err(mistakes.join("; ")) }
 }

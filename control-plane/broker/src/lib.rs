@@ -18,7 +18,7 @@ use model::UpstreamRule;
 use store::Store;
 
 pub use catalog::{SERVICE_ID, STANDARD_PLAN_ID};
-pub use guard::{Credentials, authorized};
+pub use guard::{Credentials, authorized, same};
 
 /// What the broker needs.
 #[derive(Debug, Clone)]

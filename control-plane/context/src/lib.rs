@@ -18,24 +18,28 @@ const RETRY: Duration = Duration::from_secs(1);
 /// When the store cannot be read at the start; later failures are logged and tried again.
 pub async fn follow(
     store: Arc<dyn Store>,
+    group: String,
 ) -> Result<(watch::Receiver<Arc<Context>>, impl Future<Output = ()>), StoreError> {
     let mut changes = store.changes();
     changes.mark_unchanged();
     let (instances, mut position) = store.changed_since(0).await?;
-    let mut context = Context::default();
+    let mut context = Context { controls: store.controls(&group).await?, ..Context::default() };
     apply(&mut context, instances);
     let (sender, receiver) = watch::channel(Arc::new(context.clone()));
     let task = async move {
         while changes.changed().await.is_ok() {
-            match store.changed_since(position).await {
-                Ok((instances, next)) => {
+            let read = async { Ok((store.changed_since(position).await?, store.controls(&group).await?)) };
+            match read.await {
+                Ok(((instances, next), controls)) => {
                     position = next;
-                    if !instances.is_empty() {
+                    if !instances.is_empty() || controls != context.controls {
+                        context.controls = controls;
                         apply(&mut context, instances);
                         sender.send_replace(Arc::new(context.clone()));
                     }
                 }
                 Err(error) => {
+                    let error: StoreError = error;
                     tracing::error!(error = %error, cause = ?error.source, "the context stays as it is");
                     tokio::time::sleep(RETRY).await;
                     changes.mark_changed();
@@ -75,7 +79,10 @@ fn apply(context: &mut Context, instances: Vec<Instance>) {
 
 #[cfg(test)]
 mod tests {
-    use model::instance::{OperationState, Published, Request};
+    use model::{
+        controls::Controls,
+        instance::{OperationState, Published, Request},
+    };
     use serde_json::json;
     use store::{Put, SqliteStore};
 
@@ -102,7 +109,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
         put(&store, &instance("a")).await;
-        let (mut contexts, task) = follow(store.clone()).await.unwrap();
+        let (mut contexts, task) = follow(store.clone(), "edge".into()).await.unwrap();
         tokio::spawn(task);
         let first = contexts.borrow_and_update().clone();
         assert_eq!((first.services.len(), first.unsettled.len()), (1, 1));
@@ -121,5 +128,10 @@ mod tests {
         contexts.changed().await.unwrap();
         let third = contexts.borrow_and_update().clone();
         assert_eq!((third.services.len(), third.unsettled.len()), (1, 1));
+
+        let confirmed = Controls { confirmed: Some("abc".into()), ..Controls::default() };
+        assert!(store.decide("edge", &Controls::default(), &confirmed).await.unwrap());
+        contexts.changed().await.unwrap();
+        assert_eq!(contexts.borrow_and_update().controls, confirmed);
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Host, InstanceId,
+    controls::Controls,
     instance::{Instance, Published},
     service_file::{AccessLog, Auth, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
 };
@@ -21,6 +22,8 @@ pub struct Context {
     pub proven: BTreeMap<InstanceId, Arc<Service>>,
     /// Instances with an operation under way: their owners wait for an answer.
     pub unsettled: BTreeMap<InstanceId, u64>,
+    /// What operators decided for the group that is served.
+    pub controls: Controls,
 }
 
 /// A published service, in the shape that templates read.

@@ -18,6 +18,10 @@ pub struct FleetReport {
     pub instances: BTreeMap<InstanceId, Standing>,
 }
 
+/// How many resources of each guarded type were served last: of each selection, by the types' labels. Outlives the
+/// processes, so that one that starts with nothing notices.
+pub type ServedSizes = BTreeMap<String, BTreeMap<String, usize>>;
+
 /// How far an instance has come on the nodes of one replica.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standing {

@@ -5,6 +5,7 @@ pub mod service_file;
 pub mod instance;
 pub mod job;
 
+pub mod controls;
 pub mod fleet;
 
 pub mod context;

@@ -43,17 +43,16 @@ mod tests {
     use prost_reflect::Value;
 
     use super::*;
-    use crate::decode;
+    use crate::{Bootstrap, decode};
 
     fn table(kind: &str, text: &str) -> Table {
         let document = Document {
             template: "t.yaml".into(),
             kind: kind.into(),
-            ttl: None,
-            owner: None,
             text: text.to_owned(),
+            ..Document::default()
         };
-        decode(&document).unwrap().into_iter().map(Arc::new).collect()
+        decode(&document, &Bootstrap::default()).unwrap().into_iter().map(Arc::new).collect()
     }
 
     fn routes() -> Table {

@@ -1,6 +1,6 @@
 //! A rendered document into resources: strictly, with the place of every mistake.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use api::{ResourceType, descriptor_pool, pb};
 use bytes::Bytes;
@@ -10,17 +10,28 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use xds::stream::Name;
 
-use crate::{Key, Resource, hash};
+use crate::{
+    Key, Resource, hash,
+    references::{Bootstrap, references},
+    rules::{self, Violation},
+    seek,
+};
 
 /// Why a document is not served: the template, where in what it rendered, and what is wrong there.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{template}{}: {message}", .place.as_ref().map(|place| format!(", {place}")).unwrap_or_default())]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidDocument {
     /// The file name of the template.
     pub template: String,
+    /// At least one; when the text is no document of its kind, the first.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
     /// Where.
     pub place: Option<Place>,
-    /// Field path, value and rule.
+    /// Field path, rule and value.
     pub message: String,
 }
 
@@ -33,6 +44,37 @@ pub struct Place {
     pub text: String,
 }
 
+impl std::error::Error for InvalidDocument {}
+
+impl fmt::Display for InvalidDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.template)?;
+        match self.mistakes.as_slice() {
+            [Mistake { place: Some(place), message }] => write!(f, ", {place}: {message}"),
+            [Mistake { place: None, message }] => write!(f, ": {message}"),
+            mistakes => {
+                write!(f, ": {} mistakes", mistakes.len())?;
+                for (at, mistake) in mistakes.iter().take(MAX_SHOWN_MISTAKES).enumerate() {
+                    write!(f, "{} {mistake}", if at == 0 { ':' } else { ';' })?;
+                }
+                if mistakes.len() > MAX_SHOWN_MISTAKES {
+                    f.write_str("; …")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(f, "{place}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rendered line {} `{}`", self.line, self.text)
@@ -43,46 +85,100 @@ impl fmt::Display for Place {
 const MAX_RESOURCES: usize = 10_000;
 /// Enough to recognise a line.
 const MAX_EXCERPT_CHARS: usize = 100;
+/// Whoever has more will meet the others after these.
+const MAX_SHOWN_MISTAKES: usize = 20;
 
 /// Reads, checks, names and hashes the resources of a document.
 ///
 /// # Errors
-/// The first mistake: YAML, a duplicate key, an unknown field, a wrong type, a missing name, or a policy that
-/// the sidecars would refuse.
-pub fn decode(document: &Document) -> Result<Vec<Resource>, InvalidDocument> {
-    let refuse =
-        |place, message: String| InvalidDocument { template: document.template.clone(), place, message };
+/// The first mistake of the text: YAML, a duplicate key, an unknown field, a wrong type. Else every rule of the
+/// protos that is broken, missing names, and policies that the sidecars would refuse.
+pub fn decode(document: &Document, bootstrap: &Bootstrap) -> Result<Vec<Resource>, InvalidDocument> {
+    let refuse = |place, message: String| InvalidDocument {
+        template: document.template.clone(),
+        mistakes: vec![Mistake { place, message }],
+    };
     let kind = ResourceType::from_label(&document.kind)
         .ok_or_else(|| refuse(None, format!("kind: not one that is served, got {:?}", document.kind)))?;
+    if let Some(rule) = document.allow.iter().find(|rule| !rules::exists(rule)) {
+        return Err(refuse(None, format!("allow: no proto has this rule, got {rule:?}")));
+    }
+    let messages = parse(kind, document).map_err(|(place, message)| refuse(place, message))?;
+    if messages.len() > MAX_RESOURCES {
+        return Err(refuse(None, format!("resources: at most {MAX_RESOURCES}, got {}", messages.len())));
+    }
+    let (mut resources, mut mistakes) = (Vec::with_capacity(messages.len()), Vec::new());
+    for (at, message) in messages.iter().enumerate() {
+        let before = mistakes.len();
+        mistakes.extend(broken_rules(kind, document, at, message));
+        if mistakes.len() > before {
+            continue;
+        }
+        match resource(kind, document, message, bootstrap) {
+            Ok(resource) => resources.push(resource),
+            Err(why) => mistakes.push(Mistake { place: None, message: format!("resources[{at}].{why}") }),
+        }
+    }
+    if mistakes.is_empty() {
+        Ok(resources)
+    } else {
+        Err(InvalidDocument { template: document.template.clone(), mistakes })
+    }
+}
+
+fn parse(kind: ResourceType, document: &Document) -> Result<Vec<DynamicMessage>, (Option<Place>, String)> {
     let descriptor = descriptor_pool()
         .get_message_by_name(kind.message())
-        .ok_or_else(|| refuse(None, format!("{} is not in the pinned descriptors", kind.message())))?;
+        .ok_or_else(|| (None, format!("{} is not in the pinned descriptors", kind.message())))?;
     let located = |error: &serde_norway::Error| {
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or_default().to_owned();
         if kind == ResourceType::Secret {
             // The message and the line may hold a private key.
             let line = error.location().map_or(0, |at| at.line());
-            return refuse(None, format!("a mistake near rendered line {line}, which is not shown"));
+            return (None, format!("a mistake near rendered line {line}, which is not shown"));
         }
         let place = error.location().map(|at| place(&document.text, at.line(), &message));
-        refuse(place, message)
+        (place, message)
     };
     // Only the generic reader refuses duplicate keys, and only the typed one knows lines and fields.
     serde_norway::from_str::<serde_norway::Value>(&document.text).map_err(|error| located(&error))?;
-    let messages = ResourceList(descriptor)
+    ResourceList(descriptor)
         .deserialize(serde_norway::Deserializer::from_str(&document.text))
-        .map_err(|error| located(&error))?;
-    if messages.len() > MAX_RESOURCES {
-        return Err(refuse(None, format!("resources: at most {MAX_RESOURCES}, got {}", messages.len())));
-    }
-    let typed = |(at, message)| {
-        resource(kind, document, &message).map_err(|why| refuse(None, format!("resources[{at}].{why}")))
-    };
-    messages.into_iter().enumerate().map(typed).collect()
+        .map_err(|error| located(&error))
 }
 
-fn resource(kind: ResourceType, document: &Document, message: &DynamicMessage) -> Result<Resource, String> {
+fn broken_rules(
+    kind: ResourceType,
+    document: &Document,
+    at: usize,
+    message: &DynamicMessage,
+) -> Vec<Mistake> {
+    let is_secret = kind == ResourceType::Secret;
+    let violations = rules::check(message, is_secret, &document.allow);
+    let mut mistakes: Vec<_> = violations
+        .iter()
+        .map(|violation| {
+            let Violation { path, rule, text, is_secret } = &violation;
+            // What is missing stands nowhere.
+            let field = path.last_field().filter(|_| !rule.ends_with("/required"));
+            let quoted = field.map(|field| format!("'{field}'")).unwrap_or_default();
+            let line = if *is_secret { None } else { seek::line_of(&document.text, at, path) };
+            let place = line.map(|line| place(&document.text, line, &quoted));
+            let dot = if path.steps().is_empty() { "" } else { "." };
+            Mistake { place, message: format!("resources[{at}]{dot}{path}: {text} ({rule})") }
+        })
+        .collect();
+    mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|place| place.line));
+    mistakes
+}
+
+fn resource(
+    kind: ResourceType,
+    document: &Document,
+    message: &DynamicMessage,
+    bootstrap: &Bootstrap,
+) -> Result<Resource, String> {
     let field = kind.name_field();
     let name = message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned));
     let name =
@@ -92,21 +188,44 @@ fn resource(kind: ResourceType, document: &Document, message: &DynamicMessage) -
     let version = hash::version(message).map_err(|error| error.to_string())?;
     let key = Key { kind, name: name.into() };
     let mut resource = Resource::new(key, document.owner.clone(), version, body.into());
-    resource.aliases = aliases(&resource.key, message);
+    resource.aliases = aliases(&resource.key, message)?;
+    resource.domains = domains_inside(&resource.key, message)?;
     resource.ttl = document.ttl;
     resource.without_vhds = without_vhds(kind, message);
+    resource.references = references(message, bootstrap);
     Ok(resource)
 }
 
 /// Envoy's on-demand filter asks for a virtual host by `<route configuration>/<domain>`.
-fn aliases(key: &Key, message: &DynamicMessage) -> Vec<Name> {
-    let Some((routes, _)) = key.name.rsplit_once('/').filter(|_| key.kind == ResourceType::VirtualHost)
-    else {
-        return Vec::new();
-    };
-    let domains = message.get_field_by_name("domains");
-    let domains = domains.as_deref().and_then(Value::as_list).unwrap_or_default();
-    domains.iter().filter_map(Value::as_str).map(|domain| format!("{routes}/{domain}").into()).collect()
+fn aliases(key: &Key, message: &DynamicMessage) -> Result<Vec<Name>, String> {
+    match key.name.rsplit_once('/').filter(|_| key.kind == ResourceType::VirtualHost) {
+        Some((routes, _)) => domains(routes, [message]),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn domains_inside(key: &Key, message: &DynamicMessage) -> Result<Vec<Name>, String> {
+    let hosts = message.get_field_by_name("virtual_hosts");
+    let hosts = hosts.as_deref().filter(|_| key.kind == ResourceType::RouteConfig).and_then(Value::as_list);
+    domains(&key.name, hosts.unwrap_or_default().iter().filter_map(Value::as_message))
+}
+
+/// Each domain once: Envoy, which does not tell upper from lower case, refuses all of them otherwise.
+fn domains<'a>(
+    routes: &str,
+    hosts: impl IntoIterator<Item = &'a DynamicMessage>,
+) -> Result<Vec<Name>, String> {
+    let mut found = BTreeSet::new();
+    for host in hosts {
+        let domains = host.get_field_by_name("domains");
+        let domains = domains.as_deref().and_then(Value::as_list).unwrap_or_default();
+        for domain in domains.iter().filter_map(Value::as_str).map(str::to_lowercase) {
+            if !found.insert(Name::from(format!("{routes}/{domain}"))) {
+                return Err(format!("domains: each one once in a route configuration, got {domain:?} twice"));
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 fn without_vhds(kind: ResourceType, message: &DynamicMessage) -> Option<Bytes> {
@@ -218,12 +337,16 @@ mod tests {
     use super::*;
 
     fn document(kind: &str, text: &str) -> Document {
-        Document { template: "t.yaml".into(), kind: kind.into(), ttl: None, owner: None, text: text.into() }
+        Document { template: "t.yaml".into(), kind: kind.into(), text: text.into(), ..Document::default() }
+    }
+
+    fn decode_one(document: &Document) -> Result<Vec<Resource>, InvalidDocument> {
+        decode(document, &Bootstrap::default())
     }
 
     #[track_caller]
     fn check(kind: &str, text: &str, expected: &str) {
-        let refusal = decode(&document(kind, text)).unwrap_err().to_string();
+        let refusal = decode_one(&document(kind, text)).unwrap_err().to_string();
         assert_eq!(refusal, expected);
     }
 
@@ -248,13 +371,13 @@ resources:
         "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
         stat_prefixx: x
 "#;
-        let refusal = decode(&document("listeners", text)).unwrap_err();
+        let refusal = decode_one(&document("listeners", text)).unwrap_err();
         assert!(
-            refusal.message.contains("resources[0].filter_chains[0].filters[0].typed_config"),
+            refusal.mistakes[0].message.contains("resources[0].filter_chains[0].filters[0].typed_config"),
             "{refusal}"
         );
-        assert!(refusal.message.contains("stat_prefixx"), "{refusal}");
-        assert_eq!(refusal.place.unwrap().line, 9);
+        assert!(refusal.mistakes[0].message.contains("stat_prefixx"), "{refusal}");
+        assert_eq!(refusal.mistakes[0].place.as_ref().unwrap().line, 9);
     }
 
     #[test]
@@ -263,12 +386,12 @@ resources:
             ("resources:\n- name: a\n  name: b\n", "duplicate"),
             ("resources:\n- name: a\n  type: NOPE\n", "NOPE"),
             ("resources:\n- name: a\n  connect_timeout: soon\n", "connect_timeout"),
-            ("resources:\n- connect_timeout: 1s\n", "must name the resource"),
+            ("resources:\n- connect_timeout: 1s\n", "resources[0].name: at least 1 characters, got \"\""),
             ("clusters: []\n", "expected `resources`"),
             ("resources: [\n", "expected"),
             ("- a\n", "a mapping with the list"),
         ] {
-            let refusal = decode(&document("clusters", text)).unwrap_err().to_string();
+            let refusal = decode_one(&document("clusters", text)).unwrap_err().to_string();
             assert!(refusal.contains(word), "{text:?} gave {refusal:?}");
         }
     }
@@ -286,14 +409,29 @@ resources:
     fn a_mistake_in_a_secret_shows_nothing_of_it() {
         let key = "-----BEGIN PRIVATE KEY-----";
         let text = format!("resources:\n- name: a.test\n  tls_certificate: {{private_key: {key:?}}}\n");
-        let refusal = decode(&document("secrets", &text)).unwrap_err();
+        let refusal = decode_one(&document("secrets", &text)).unwrap_err();
         assert_eq!(refusal.to_string(), "t.yaml: a mistake near rendered line 3, which is not shown");
     }
 
     #[test]
+    fn a_domain_stands_once_in_a_route_configuration() {
+        let twice = "domains: each one once in a route configuration, got \"a.test\" twice";
+        check(
+            "virtual_hosts",
+            "resources:\n- {name: r/a, domains: [a.test, A.test]}\n",
+            &format!("t.yaml: resources[0].{twice}"),
+        );
+        check(
+            "routes",
+            "resources:\n- {name: r, virtual_hosts: [{name: a, domains: [a.test]}, {name: b, domains: [a.test]}]}\n",
+            &format!("t.yaml: resources[0].{twice}"),
+        );
+    }
+
+    #[test]
     fn an_empty_list_is_fine() {
-        assert_eq!(decode(&document("clusters", "resources:\n")).unwrap(), []);
-        assert_eq!(decode(&document("clusters", "resources: []\n")).unwrap(), []);
+        assert_eq!(decode_one(&document("clusters", "resources:\n")).unwrap(), []);
+        assert_eq!(decode_one(&document("clusters", "resources: []\n")).unwrap(), []);
     }
 
     #[test]
@@ -301,7 +439,7 @@ resources:
         let metadata = |order: &str| {
             format!("resources:\n- name: a\n  metadata: {{filter_metadata: {{x: {{{order}}}}}}}\n")
         };
-        let version = |text: &str| decode(&document("clusters", text)).unwrap()[0].version.clone();
+        let version = |text: &str| decode_one(&document("clusters", text)).unwrap()[0].version.clone();
         let one = version(&metadata("a: 1, b: 2, c: 3, d: 4"));
         for _ in 0..20 {
             assert_eq!(version(&metadata("d: 4, c: 3, b: 2, a: 1")), one);
@@ -317,7 +455,7 @@ resources:
                 "resources:\n- cluster_name: a\n  endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
                  {{socket_address: {{address: {address}, port_value: 80}}}}}}}}]}}]\n"
             );
-            decode(&document("endpoints", &text)).unwrap()[0].version.clone()
+            decode_one(&document("endpoints", &text)).unwrap()[0].version.clone()
         };
         assert_ne!(endpoint("10.0.0.131"), endpoint("10.0.0.212"));
     }

@@ -3,17 +3,25 @@
 //! Text ends here: past [`decode`] a resource is a checked message with a content hash.
 
 mod decode;
+mod references;
+mod rules;
+mod seek;
+mod walk;
 
 mod resource;
 mod snapshot;
 mod table;
+
+mod guard;
 
 mod compose;
 
 mod hash;
 
 pub use compose::compose;
-pub use decode::{InvalidDocument, decode};
+pub use decode::{InvalidDocument, Mistake, Place, decode};
+pub use guard::{Guard, Loss, Sizes, id_of_loss};
+pub use references::{Bootstrap, Reference};
 pub use resource::{Key, Resource, Shared};
-pub use snapshot::{Bundle, DuplicateName, Snapshot};
+pub use snapshot::{Bundle, Conflict, Next, Snapshot};
 pub use table::{Edit, Table, response_of, version_of};

@@ -13,6 +13,8 @@ use prost_reflect::DynamicMessage;
 use serde_json::Value;
 use xds::stream::{Item, Name, Version};
 
+use crate::Reference;
+
 /// What distinguishes resources. They sort in the order of pushes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -43,6 +45,10 @@ pub struct Resource {
     pub aliases: Vec<Name>,
     /// How long a client may use it without hearing of it again; `None` for as long as it likes.
     pub ttl: Option<Duration>,
+    /// What it names that has to be served too, or to stand in the nodes' bootstrap.
+    pub references: Vec<Reference>,
+    /// `<name>/<domain>` of the virtual hosts inside a route configuration.
+    pub(crate) domains: Vec<Name>,
     /// Of a route configuration whose virtual hosts come by VHDS: the message without `vhds`, for clients that
     /// are to get the virtual hosts inside it.
     pub(crate) without_vhds: Option<Bytes>,
@@ -66,6 +72,8 @@ impl Resource {
             body,
             aliases: Vec::new(),
             ttl: None,
+            references: Vec::new(),
+            domains: Vec::new(),
             without_vhds: None,
             json: OnceLock::new(),
         }

@@ -146,6 +146,11 @@ impl Edit {
         self.by_name.get(name).map(|shared| &shared.0)
     }
 
+    /// The resource that has this as another name.
+    pub fn by_alias(&self, alias: &str) -> Option<&Shared> {
+        self.by_alias.get(alias)
+    }
+
     /// Adds or replaces.
     pub fn insert(&mut self, resource: Arc<Resource>) {
         self.remove(&resource.key.name.clone());

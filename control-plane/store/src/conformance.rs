@@ -94,12 +94,32 @@ async fn a_write_wakes_whoever_watches(store: &dyn Store) {
     tokio::time::timeout(std::time::Duration::from_secs(5), changes.changed()).await.unwrap().unwrap();
 }
 
+async fn what_operators_decide_is_not_overwritten_unread(store: &dyn Store) {
+    let none = Controls::default();
+    assert_eq!(store.controls("edge").await.unwrap(), none);
+    let confirmed = Controls { confirmed: Some("abc".into()), ..none.clone() };
+    assert!(store.decide("edge", &none, &confirmed).await.unwrap());
+    assert!(!store.decide("edge", &none, &Controls::default()).await.unwrap());
+    assert_eq!(store.controls("edge").await.unwrap(), confirmed);
+    assert_eq!(store.controls("other").await.unwrap(), none);
+}
+
+async fn sizes_are_remembered(store: &dyn Store) {
+    assert_eq!(store.remembered("edge").await.unwrap(), ServedSizes::new());
+    let sizes = |listeners| ServedSizes::from([("stream".into(), [("listeners".into(), listeners)].into())]);
+    store.remember("edge", &sizes(1)).await.unwrap();
+    store.remember("edge", &sizes(2)).await.unwrap();
+    assert_eq!(store.remembered("edge").await.unwrap(), sizes(2));
+}
+
 async fn all(store: &dyn Store) {
     an_instance_is_written_only_upon_the_version_that_was_read(store).await;
     only_what_changed_is_read_again(store).await;
     a_refused_write_leaves_no_job(store).await;
     a_host_belongs_to_one_instance(store).await;
     the_newest_report_of_each_replica_counts(store).await;
+    what_operators_decide_is_not_overwritten_unread(store).await;
+    sizes_are_remembered(store).await;
     a_write_wakes_whoever_watches(store).await;
 }
 

@@ -4,7 +4,13 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use model::{Host, InstanceId, fleet::FleetReport, instance::Instance, job::Job};
+use model::{
+    Host, InstanceId,
+    controls::Controls,
+    fleet::{FleetReport, ServedSizes},
+    instance::Instance,
+    job::Job,
+};
 use tokio::sync::watch;
 
 #[cfg(test)]
@@ -72,6 +78,18 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// What all replicas reported of a group in the last seconds.
     async fn reports(&self, group: &str) -> Result<Vec<FleetReport>, StoreError>;
+
+    /// What operators decided for a group; nothing, when nobody ever did.
+    async fn controls(&self, group: &str) -> Result<Controls, StoreError>;
+
+    /// Replaces what operators decided, if it still is what it was. Whether it was.
+    async fn decide(&self, group: &str, before: &Controls, after: &Controls) -> Result<bool, StoreError>;
+
+    /// Keeps how much was served to a group.
+    async fn remember(&self, group: &str, sizes: &ServedSizes) -> Result<(), StoreError>;
+
+    /// How much was served to a group last, by any process.
+    async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError>;
 
     /// Changes whenever something was written, by this process or another one.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -9,7 +9,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use model::{Host, InstanceId, fleet::FleetReport, instance::Instance, job::Job};
+use model::{
+    Host, InstanceId,
+    controls::Controls,
+    fleet::{FleetReport, ServedSizes},
+    instance::Instance,
+    job::Job,
+};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
@@ -36,6 +42,8 @@ const SCHEMA: &str = "
         replica TEXT NOT NULL, grp TEXT NOT NULL, body TEXT NOT NULL, at_ms INTEGER NOT NULL,
         PRIMARY KEY (replica, grp)
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS controls (grp TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS sizes (grp TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS positions (last INTEGER NOT NULL) STRICT;
     INSERT INTO positions SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM positions);
 ";
@@ -145,14 +153,17 @@ fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+fn one(db: &Connection, query: &str, key: &str) -> Result<Option<String>, Cause> {
+    Ok(db.query_row(query, [key], |row| row.get(0)).optional()?)
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         let id = id.to_string();
         self.with("reading an instance", move |db| {
-            let row =
-                db.query_row("SELECT body FROM instances WHERE id = ?1", [id], |row| row.get::<_, String>(0));
-            row.optional()?.map(|body| parsed(&body)).transpose()
+            let body = one(db, "SELECT body FROM instances WHERE id = ?1", &id)?;
+            body.map(|body| parsed(&body)).transpose()
         })
         .await
     }
@@ -295,6 +306,51 @@ impl Store for SqliteStore {
             let mut query = db.prepare_cached("SELECT body FROM reports WHERE grp = ?1 AND at_ms >= ?2")?;
             let bodies = query.query_map(params![group, oldest], |row| row.get::<_, String>(0))?;
             bodies.map(|body| parsed(&body?)).collect()
+        })
+        .await
+    }
+
+    async fn controls(&self, group: &str) -> Result<Controls, StoreError> {
+        let group = group.to_owned();
+        self.with("reading the controls", move |db| {
+            let body = one(db, "SELECT body FROM controls WHERE grp = ?1", &group)?;
+            body.map_or_else(|| Ok(Controls::default()), |body| parsed(&body))
+        })
+        .await
+    }
+
+    async fn decide(&self, group: &str, before: &Controls, after: &Controls) -> Result<bool, StoreError> {
+        let (group, before, body) = (group.to_owned(), before.clone(), json(after)?);
+        let written = self.with("writing the controls", move |db| {
+            let write = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let known = one(&write, "SELECT body FROM controls WHERE grp = ?1", &group)?;
+            let known = known.map_or_else(|| Ok(Controls::default()), |body| parsed(&body))?;
+            if known != before {
+                return Ok(false);
+            }
+            write.execute("INSERT OR REPLACE INTO controls VALUES (?1, ?2)", [group, body])?;
+            write.commit()?;
+            Ok(true)
+        });
+        let written = written.await?;
+        self.announce();
+        Ok(written)
+    }
+
+    async fn remember(&self, group: &str, sizes: &ServedSizes) -> Result<(), StoreError> {
+        let (group, body) = (group.to_owned(), json(sizes)?);
+        self.with("writing sizes", move |db| {
+            db.execute("INSERT OR REPLACE INTO sizes VALUES (?1, ?2)", [group, body])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError> {
+        let group = group.to_owned();
+        self.with("reading sizes", move |db| {
+            let body = one(db, "SELECT body FROM sizes WHERE grp = ?1", &group)?;
+            body.map_or_else(|| Ok(ServedSizes::default()), |body| parsed(&body))
         })
         .await
     }

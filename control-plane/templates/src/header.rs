@@ -1,6 +1,10 @@
 //! The comment that a template opens with.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::node::NodeFacts;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -24,6 +28,9 @@ pub struct Header {
     /// How long a client may use what it yields without hearing of it again (`Resource.ttl`).
     #[serde(default, deserialize_with = "duration")]
     pub ttl: Option<Duration>,
+    /// Rules of the protos that what it yields may break, as the gate names them.
+    #[serde(default)]
+    pub allow: Arc<BTreeSet<String>>,
 }
 
 /// How often a template is rendered.
@@ -114,7 +121,7 @@ pub enum InvalidHeader {
     #[error("a template opens with a comment such as {{# kind: clusters #}}")]
     Missing,
     #[error(
-        "the comment at the top is YAML with `kind` and, if wanted, `for_each`, `match`, `replaces`, `ttl`"
+        "the comment at the top is YAML with `kind` and, if wanted, `for_each`, `match`, `replaces`, `ttl`, `allow`"
     )]
     Yaml(#[source] serde_norway::Error),
 }

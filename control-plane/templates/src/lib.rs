@@ -178,7 +178,14 @@ impl Templates {
         template.render_captured_to(context.clone(), &mut output).map_err(|error| failed(&error))?;
         let text = String::from_utf8_lossy(&output.0).into_owned();
         let owner = of.map(|service| service.id.clone());
-        Ok(Document { template: name.to_owned(), kind: header.kind.clone(), ttl: header.ttl, owner, text })
+        Ok(Document {
+            template: name.to_owned(),
+            kind: header.kind.clone(),
+            ttl: header.ttl,
+            allow: header.allow.clone(),
+            owner,
+            text,
+        })
     }
 }
 

@@ -168,12 +168,12 @@ impl Stack {
         args.extend(self.layout.templates.iter().map(|folder| format!("--templates={}", folder.display())));
         args.extend(self.layout.control_plane_args.iter().cloned());
         let program = self.layout.bin_dir.join("gatehouse-control-plane");
-        let mut process =
+        let process =
             Process::start("the control plane", &program, &args, &self.layout.log("control-plane"))?;
         let url = format!("{}/readyz", self.control_plane_url());
-        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await?;
-        self.control_plane = Some(process);
-        Ok(())
+        // It runs on when nobody waits for it any more: one that holds everything back never is ready.
+        let process = self.control_plane.insert(process);
+        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await
     }
 
     /// JSON is YAML.

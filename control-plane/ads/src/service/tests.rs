@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::{
     },
 };
 use model::document::Document;
-use resources::Snapshot;
+use resources::{Bootstrap, Snapshot};
 use serde_json::{Value, json};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Streaming, transport::Server};
@@ -53,9 +53,10 @@ impl Replica {
         let cluster = |(name, secs): &(&str, u32)| format!("- {{name: {name}, connect_timeout: {secs}s}}\n");
         let text = format!("resources:\n{}", clusters.iter().map(cluster).collect::<String>());
         let document =
-            Document { template: "t.yaml".into(), kind: "clusters".into(), ttl: None, owner: None, text };
-        let edge: Vec<_> = resources::decode(&document).unwrap().into_iter().map(Arc::new).collect();
-        self.snapshot = self.snapshot.next(Some(&edge), &BTreeMap::new()).0;
+            Document { template: "t.yaml".into(), kind: "clusters".into(), text, ..Document::default() };
+        let edge: Vec<_> =
+            resources::decode(&document, &Bootstrap::default()).unwrap().into_iter().map(Arc::new).collect();
+        self.snapshot = self.snapshot.next(Some(&edge), &BTreeMap::new()).unwrap().snapshot;
         for transport in [Transport::Stream, Transport::Rest] {
             let selection = Selection { transport, ..Selection::default() };
             // A poller's selection is there once it was asked for.

@@ -48,12 +48,12 @@ impl World {
             resource(ResourceType::Secret, "a.test", "1", None),
         ];
         let services = BTreeMap::from([service("a", 1)]);
-        let (snapshot, _) = Snapshot::default().next(Some(&edge), &services);
+        let snapshot = Snapshot::default().next(Some(&edge), &services).unwrap().snapshot;
         Self { hub: Arc::new(hub), group, snapshot: Arc::new(snapshot) }
     }
 
     fn change(&mut self, services: [(InstanceId, Option<Arc<Bundle>>); 1]) {
-        self.snapshot = Arc::new(self.snapshot.next(None, &BTreeMap::from(services)).0);
+        self.snapshot = Arc::new(self.snapshot.next(None, &BTreeMap::from(services)).unwrap().snapshot);
     }
 
     fn stream(&self, role: Role, variant: Variant) -> Stream {
@@ -310,7 +310,7 @@ fn mortal(world: &mut World, kind: ResourceType, name: &str) {
     let mut one = Resource::clone(&resource(kind, name, "1", None));
     one.ttl = Some(Duration::from_secs(9));
     let edge = [Arc::new(one), resource(kind, "immortal", "1", None)];
-    world.snapshot = Arc::new(Snapshot::default().next(Some(&edge), &BTreeMap::new()).0);
+    world.snapshot = Arc::new(Snapshot::default().next(Some(&edge), &BTreeMap::new()).unwrap().snapshot);
 }
 
 #[test]
@@ -407,7 +407,7 @@ impl Stream {
 fn a_stream_costs_what_differs_from_the_snapshot() {
     let mut world = World::new(&[]);
     let services = (0..1_000).map(|at| service(&format!("s{at}"), 1)).collect();
-    world.snapshot = Arc::new(world.snapshot.next(None, &services).0);
+    world.snapshot = Arc::new(world.snapshot.next(None, &services).unwrap().snapshot);
     let names: Vec<_> = (0..1_000).map(|at| format!("s{at}/1")).collect();
     let mut names: Vec<_> = names.iter().map(String::as_str).collect();
     names.push("a/1");

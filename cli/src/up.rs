@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
-use lab::{Layout, Ports, Stack, Transport, stack};
+use lab::{Layout, NODE_ID, Ports, Stack, Transport, stack};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
@@ -94,6 +94,8 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         ports: moved(args.port_offset)?,
         concurrency: args.concurrency,
         transport: Transport::default(),
+        node_id: NODE_ID.to_owned(),
+        tls: None,
         control_plane_args: Vec::new(),
     })
 }

@@ -5,6 +5,7 @@
 
 mod gate;
 mod grpc;
+mod identity;
 mod nack;
 mod order;
 mod status;

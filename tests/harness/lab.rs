@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lab::{Layout, Ports, Stack, Transport, stack};
+use lab::{Layout, NODE_ID, Ports, Stack, Transport, stack};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::OnceCell};
@@ -112,6 +112,8 @@ impl Lab {
             ports: Ports::free().expect("free ports"),
             concurrency: 1,
             transport: Transport::default(),
+            node_id: NODE_ID.to_owned(),
+            tls: None,
             control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],
         };
         change(&mut layout);

@@ -4,10 +4,12 @@
 // A test that cannot go on says so and ends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod certificates;
 mod client;
 mod lab;
 mod service;
 
+pub use certificates::TestCa;
 pub use client::{Answer, Token};
 pub use lab::{Lab, eventually, project};
 pub use service::Service;

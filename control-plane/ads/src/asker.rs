@@ -9,7 +9,9 @@ use envoy_types::pb::{
 };
 use model::node::{NodeFacts, Transport};
 
-use crate::{hub::Hub, served::Served};
+use tonic::Status;
+
+use crate::{Peer, hub::Hub, served::Served};
 
 /// Who asks, as the first request says it.
 pub(crate) struct Asker<'a> {
@@ -20,14 +22,54 @@ pub(crate) struct Asker<'a> {
     pub(crate) user_agent: String,
 }
 
+/// Who is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// What it says makes no sense.
+    Malformed(String),
+    /// It is not who it says.
+    Forbidden(String),
+}
+
+impl Refused {
+    /// For metrics.
+    pub(crate) fn why(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "node",
+            Self::Forbidden(_) => "identity",
+        }
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Malformed(why) => Self::invalid_argument(why),
+            Refused::Forbidden(why) => Self::permission_denied(why),
+        }
+    }
+}
+
 /// Leaves of metadata that templates can be chosen by.
 const MAX_LEAVES: usize = 256;
 /// Structs in structs.
 const MAX_DEPTH: usize = 16;
 
 impl<'a> Asker<'a> {
-    /// Reads who asks.
-    pub(crate) fn of(hub: &'a Hub, node: Option<&WireNode>, transport: Transport) -> Result<Self, String> {
+    /// Reads who asks, and whether it may be who it says.
+    pub(crate) fn of(
+        hub: &'a Hub,
+        node: Option<&WireNode>,
+        transport: Transport,
+        peer: &Peer,
+    ) -> Result<Self, Refused> {
+        let asker = Self::read(hub, node, transport).map_err(Refused::Malformed)?;
+        let identities = &asker.served.group.identities;
+        peer.may_be(identities, &asker.facts.id, asker.role).map_err(Refused::Forbidden)?;
+        Ok(asker)
+    }
+
+    fn read(hub: &'a Hub, node: Option<&WireNode>, transport: Transport) -> Result<Self, String> {
         let node = node.ok_or("node: the first request must carry it")?;
         let (id, role) = xds::split_node_id(&node.id);
         let name = id.split_once('/').map(|(group, _)| group).filter(|group| !group.is_empty());

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use api::ResourceType;
+use api::{ResourceType, Role};
 use envoy_types::pb::{
     envoy::{
         admin::v3::{ClientResourceStatus, UpdateFailureState},
@@ -24,7 +24,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use xds::stream::{Desired as _, Item, Name, TypeStream};
 
-use crate::{Discovery, node::Node};
+use crate::{Discovery, Peer, node::Node, service::peer_of};
 
 /// Resources in one answer: one node of a large fleet has 15,000. Whoever wants more asks for fewer nodes at once.
 const MAX_RESOURCES: usize = 100_000;
@@ -76,10 +76,12 @@ impl Discovery {
         ClientStatusDiscoveryServiceServer::new(self)
     }
 
-    fn status(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+    /// Of the nodes that the asking side may be: on this machine all of them.
+    fn status(&self, request: &ClientStatusRequest, peer: &Peer) -> Result<ClientStatusResponse, Status> {
         let matchers: Vec<Matcher> =
             request.node_matchers.iter().map(Matcher::try_from).collect::<Result<_, _>>()?;
         let mut nodes = self.hub.all_nodes();
+        nodes.retain(|node| self.may_see(peer, node));
         nodes.retain(|node| matchers.is_empty() || matchers.iter().any(|matcher| matcher.fits(&node.id)));
         let (mut config, mut resources) = (Vec::with_capacity(nodes.len()), 0);
         for node in nodes {
@@ -93,6 +95,13 @@ impl Discovery {
             config.push(client);
         }
         Ok(ClientStatusResponse { config })
+    }
+}
+
+impl Discovery {
+    fn may_see(&self, peer: &Peer, node: &Node) -> bool {
+        let group = self.hub.group(&node.group);
+        group.is_some_and(|served| peer.may_be(&served.group.identities, &node.id, Role::Envoy).is_ok())
     }
 }
 
@@ -149,12 +158,13 @@ impl ClientStatusDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
+        let peer = peer_of(request.extensions());
         let mut requests = request.into_inner();
         let discovery = self.clone();
         let (answers, stream) = mpsc::channel(SEND_BUFFER);
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                if answers.send(discovery.status(&request)).await.is_err() {
+                if answers.send(discovery.status(&request, &peer)).await.is_err() {
                     return;
                 }
             }
@@ -166,6 +176,7 @@ impl ClientStatusDiscoveryService for Discovery {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        self.status(&request.into_inner()).map(Response::new)
+        let peer = peer_of(request.extensions());
+        self.status(&request.into_inner(), &peer).map(Response::new)
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::{
     asker::Asker,
     gate,
+    identity::Identity,
     lrs::{Load, Loads},
     metrics::{Metrics, RoleLabel},
     node::Node,
@@ -35,6 +36,8 @@ pub struct Group {
     pub name: String,
     /// Which sidecars its nodes run. A route waits for all of them.
     pub sidecars: Vec<Role>,
+    /// What a certificate has to say for its owner to be one of the nodes.
+    pub identities: Vec<Identity>,
 }
 
 /// All groups and nodes of this replica. Shared; never held over an await.

@@ -13,6 +13,7 @@ mod asker;
 mod csds;
 mod frame;
 mod grpc;
+mod identity;
 mod lrs;
 mod pollers;
 mod rest;
@@ -23,6 +24,7 @@ mod metrics;
 mod view;
 
 pub use hub::{Group, Hub, Limits};
+pub use identity::{Identity, InvalidIdentity, Peer};
 pub use lrs::Load;
 pub use metrics::Metrics;
 pub use served::Selector;

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Discovery, asker::Asker, node::owner_of};
+use crate::{Discovery, asker::Asker, node::owner_of, service::peer_of};
 
 /// Between two reports of one node.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -88,15 +88,16 @@ impl LoadReportingService for Discovery {
         &self,
         request: Request<Streaming<LoadStatsRequest>>,
     ) -> Result<Response<Self::StreamLoadStatsStream>, Status> {
+        let peer = peer_of(request.extensions());
         let mut requests = request.into_inner();
         let hub = self.hub.clone();
         let (answers, stream) = mpsc::channel(SEND_BUFFER);
         tokio::spawn(async move {
             let Ok(Some(first)) = requests.message().await else { return };
-            let node = match Asker::of(&hub, first.node.as_ref(), Transport::Stream) {
+            let node = match Asker::of(&hub, first.node.as_ref(), Transport::Stream, &peer) {
                 Ok(asker) => asker.served,
-                Err(why) => {
-                    let _client_is_gone = answers.send(Err(Status::invalid_argument(why))).await;
+                Err(refused) => {
+                    let _client_is_gone = answers.send(Err(refused.into())).await;
                     return;
                 }
             };

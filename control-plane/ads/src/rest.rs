@@ -11,7 +11,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -28,7 +28,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use xds::stream::{Desired as _, Version};
 
-use crate::{Discovery, asker::Asker, metrics::RestLabel, pollers::Poll};
+use crate::{
+    Discovery, Peer,
+    asker::{self, Asker},
+    metrics::RestLabel,
+    pollers::Poll,
+    service::peer_of,
+};
 
 /// 10,000 names of endpoints are about 1 MB.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
@@ -145,6 +151,15 @@ fn wire_struct(fields: Map<String, Value>) -> Struct {
 /// What is wrong with a poll, for whoever reads Envoy's log.
 struct Refused(StatusCode, String);
 
+impl From<asker::Refused> for Refused {
+    fn from(refused: asker::Refused) -> Self {
+        match refused {
+            asker::Refused::Malformed(why) => Self(StatusCode::BAD_REQUEST, why),
+            asker::Refused::Forbidden(why) => Self(StatusCode::FORBIDDEN, why),
+        }
+    }
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "description": self.1 });
@@ -165,10 +180,11 @@ fn kind_of(path: &str) -> Result<ResourceType, Refused> {
 async fn poll(
     State(discovery): State<Discovery>,
     Path(path): Path<String>,
+    extensions: Extensions,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let answered = answer(&discovery, &path, &headers, &body).await;
+    let answered = answer(&discovery, &path, &peer_of(&extensions), &headers, &body).await;
     let kind = kind_of(&path).map_or("unknown", ResourceType::label);
     let response = answered.unwrap_or_else(IntoResponse::into_response);
     let label = RestLabel { kind, status: response.status().as_u16() };
@@ -179,6 +195,7 @@ async fn poll(
 async fn answer(
     discovery: &Discovery,
     path: &str,
+    peer: &Peer,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Response, Refused> {
@@ -190,7 +207,7 @@ async fn answer(
     }
     let node = request.node.map(WireNode::from);
     let hub = &discovery.hub;
-    let asker = Asker::of(hub, node.as_ref(), Transport::Rest).map_err(bad)?;
+    let asker = Asker::of(hub, node.as_ref(), Transport::Rest, peer)?;
     let snapshot = rendered(&asker).await?;
     let table = match kind {
         ResourceType::RouteConfig => hub.routes_for_poller(&asker, &snapshot),

@@ -14,6 +14,7 @@ use tonic::Status;
 use xds::{DeltaRequest, MalformedRequest, SotwRequest, stream::Variant};
 
 use crate::{
+    Peer,
     asker::Asker,
     frame::Frame,
     grpc::{Messages, Method, Responses},
@@ -61,6 +62,7 @@ impl Discovery {
         let Some(method) = Method::of(request.uri().path()) else {
             return Status::unimplemented("not a method that is served here").into_http();
         };
+        let peer = peer_of(request.extensions());
         let mut inbound = Messages::of(request.into_body());
         let (outbound, responses) = mpsc::channel(SEND_BUFFER);
         let mut stopping = self.stopping.clone();
@@ -80,7 +82,7 @@ impl Discovery {
             let end = match tokio::time::timeout_at(admission.until, inbound.next()).await {
                 Err(_) | Ok(Ok(None)) => return,
                 Ok(Err(status)) => Err(status),
-                Ok(Ok(Some(first))) => match Open::accept(&self, method, &first) {
+                Ok(Ok(Some(first))) => match Open::accept(&self, method, &first, &peer) {
                     Ok(open) => open.serve(first, inbound, &outbound, stopping, admission).await,
                     Err((why, status)) => {
                         self.hub.metrics.refused_streams.get_or_create(&WhyLabel { why }).inc();
@@ -141,12 +143,17 @@ impl Drop for Open {
 }
 
 impl Open {
-    fn accept(discovery: &Discovery, method: Method, first: &Bytes) -> Result<Self, (&'static str, Status)> {
+    fn accept(
+        discovery: &Discovery,
+        method: Method,
+        first: &Bytes,
+        peer: &Peer,
+    ) -> Result<Self, (&'static str, Status)> {
         let hub = &discovery.hub;
         let malformed = |error: MalformedRequest| ("malformed", Status::invalid_argument(error.to_string()));
         let node = xds::node_of(first, method.variant).map_err(malformed)?;
-        let asker = Asker::of(hub, node.as_ref(), Transport::Stream)
-            .map_err(|why| ("node", Status::invalid_argument(why)))?;
+        let asker = Asker::of(hub, node.as_ref(), Transport::Stream, peer)
+            .map_err(|refused| (refused.why(), refused.into()))?;
         let unready = || ("unready", Status::unavailable("no snapshot for this node yet; try again"));
         let full = |what: String| ("full", Status::resource_exhausted(what));
         if hub.stream_count() >= hub.limits.streams {
@@ -263,6 +270,11 @@ impl Open {
             }
         }
     }
+}
+
+/// Who is at the other end. Whoever accepts connections says it; without that nobody is trusted.
+pub(crate) fn peer_of(extensions: &http::Extensions) -> Peer {
+    extensions.get::<Peer>().cloned().unwrap_or_else(|| Peer::Certified(Arc::from([])))
 }
 
 /// The type that a method implies where the request names none. The aggregated service implies nothing, and a

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use broker::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use model::{UpstreamRule, fleet::EDGE_GROUP};
+use runtime::tls::TlsFiles;
 
 use crate::{dev, edge::Edge};
 
@@ -31,6 +32,15 @@ pub(crate) struct Args {
     /// xDS for the nodes
     #[arg(long, global = true, env = "GATEHOUSE_XDS", default_value = "127.0.0.1:18000")]
     pub(crate) xds: SocketAddr,
+    /// PEM: the certificate that nodes see. With it every node shows one too, and --xds may be any address
+    #[arg(long, global = true, env = "GATEHOUSE_XDS_CERT", requires_all = ["xds_key", "xds_client_ca"])]
+    pub(crate) xds_cert: Option<PathBuf>,
+    /// PEM: its key
+    #[arg(long, global = true, env = "GATEHOUSE_XDS_KEY", requires = "xds_cert")]
+    pub(crate) xds_key: Option<PathBuf>,
+    /// PEM: the CAs that the nodes' certificates come from
+    #[arg(long, global = true, env = "GATEHOUSE_XDS_CLIENT_CA", requires = "xds_cert")]
+    pub(crate) xds_client_ca: Option<PathBuf>,
     /// YAML: what the edge's templates are told about listeners and sockets
     #[arg(long, global = true, env = "GATEHOUSE_EDGE")]
     pub(crate) edge: Option<PathBuf>,
@@ -97,6 +107,7 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) http: SocketAddr,
     pub(crate) xds: SocketAddr,
+    pub(crate) xds_tls: Option<TlsFiles>,
     pub(crate) edge: Edge,
     pub(crate) templates: Option<PathBuf>,
     pub(crate) platforms: Vec<Credentials>,
@@ -104,6 +115,16 @@ pub(crate) struct Config {
     pub(crate) upstreams: UpstreamRule,
     pub(crate) job_lease: Duration,
     pub(crate) fleet_deadline: Duration,
+}
+
+impl Args {
+    fn xds_tls(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            certificate: self.xds_cert.clone()?,
+            key: self.xds_key.clone()?,
+            ca: self.xds_client_ca.clone()?,
+        })
+    }
 }
 
 impl Config {
@@ -116,9 +137,11 @@ impl Config {
             Some(Command::Worker) => Roles { worker: true, ..none },
             Some(Command::Ads) => Roles { ads: true, ..none },
         };
+        let xds_tls = args.xds_tls();
         ensure!(
-            args.xds.ip().is_loopback(),
-            "--xds: a loopback address, since it hands out keys and mutual TLS comes with a later release, got {}",
+            xds_tls.is_some() || args.xds.ip().is_loopback(),
+            "--xds: hands out keys, so it needs mutual TLS (--xds-cert, --xds-key, --xds-client-ca) or a loopback \
+             address, got {}",
             args.xds
         );
         ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
@@ -134,6 +157,7 @@ impl Config {
             data_dir: args.data_dir.clone(),
             http: args.http,
             xds: args.xds,
+            xds_tls,
             edge: edge(args)?,
             templates: args.templates.clone(),
             platforms: platforms(args)?,

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ads::Identity;
 use anyhow::Context as _;
 use model::fleet::EDGE_GROUP;
 use resources::{Bootstrap, Guard};
@@ -34,6 +35,8 @@ pub(crate) struct Edge {
     pub(crate) trusted_ca: PathBuf,
     /// Where a flood is cut off before it costs anything.
     pub(crate) flood: Flood,
+    /// What a certificate has to say for its owner to be one of the nodes.
+    pub(crate) identities: Vec<Identity>,
     /// How nodes that poll find the control plane.
     pub(crate) rest: Rest,
     /// Clusters that stand in the nodes' own bootstrap, so that templates can name them.
@@ -132,6 +135,10 @@ impl Default for Edge {
             access_log_module: None,
             trusted_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
             flood: Flood::default(),
+            // SPIFFE has a place for what names a workload; the CA that clients must come from is its trust domain.
+            identities: Identity::try_from("spiffe://*/gatehouse/{group}/{instance}".to_owned())
+                .into_iter()
+                .collect(),
             rest: Rest::default(),
             bootstrap_clusters: BTreeSet::new(),
             guard: Guard::default(),

@@ -1,7 +1,7 @@
 //! Binds what the process serves, runs its parts, and drains them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Duration,
 };
@@ -15,18 +15,13 @@ use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
 use runtime::{Admin, Readiness, Shutdown};
 use store::{SqliteStore, Store as _};
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::watch,
-    task::JoinSet,
-};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::Server;
 use worker::{Worker, certificates::LocalCa, dns::LocalZone};
 
 use crate::{
     config::{Config, Roles},
-    folder,
+    folder, listener,
     operators::Operators,
     publisher::{self, Publisher, SharedFaults},
     reporter,
@@ -44,8 +39,6 @@ pub(crate) struct App {
 
 /// Finds clients that vanished without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Connections that wait to be accepted; the kernel's own bound is 4,096.
-const XDS_BACKLOG: u32 = 4_096;
 /// What a client may send before it is read: requests of a fleet that comes at once wait in this.
 const XDS_WINDOW_BYTES: u32 = 64 * 1024;
 /// What still runs then is cut off.
@@ -57,7 +50,10 @@ impl App {
             .await
             .with_context(|| format!("--http: listening on {}", config.http))?;
         let xds = if config.roles.ads {
-            Some(listen(config.xds).with_context(|| format!("--xds: listening on {}", config.xds))?)
+            Some(
+                listener::listen(config.xds)
+                    .with_context(|| format!("--xds: listening on {}", config.xds))?,
+            )
         } else {
             None
         };
@@ -79,7 +75,11 @@ impl App {
         publishing.register(&mut registry);
         let replica = format!("{}/{}", hostname(), config.http);
         let sidecars = config.edge.sidecars.iter().copied();
-        let groups = vec![Group { name: group.clone(), sidecars: sidecars.map(Role::from).collect() }];
+        let groups = vec![Group {
+            name: group.clone(),
+            sidecars: sidecars.map(Role::from).collect(),
+            identities: config.edge.identities.clone(),
+        }];
         let hub = Arc::new(Hub::new(groups, &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
         let platforms = Arc::new(config.platforms.clone());
@@ -132,20 +132,7 @@ impl App {
                 store.clone(),
             );
             tasks.spawn(reporter);
-            let server = Server::builder()
-                .http2_keepalive_interval(Some(KEEP_ALIVE))
-                .tcp_nodelay(true)
-                .initial_stream_window_size(XDS_WINDOW_BYTES)
-                .initial_connection_window_size(XDS_WINDOW_BYTES)
-                // Polls come by HTTP/1.1.
-                .accept_http1(true)
-                .add_routes(Discovery::new(hub.clone(), stopping).into_routes())
-                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.wait());
-            tasks.spawn(async move {
-                if let Err(error) = server.await {
-                    tracing::error!(%error, "xDS");
-                }
-            });
+            tasks.spawn(serve_xds(&config, listener, Discovery::new(hub.clone(), stopping), &shutdown)?);
         }
         let people = Arc::new(config.operators);
         let operators = Operators { store, hub, faults, platforms, people, group };
@@ -171,6 +158,29 @@ impl App {
     }
 }
 
+/// Discovery for the nodes, until the process is to end.
+fn serve_xds(
+    config: &Config,
+    listener: TcpListener,
+    discovery: Discovery,
+    shutdown: &Shutdown,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let tls = config.xds_tls.clone().map(runtime::tls::follow).transpose().context("--xds")?;
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .initial_stream_window_size(XDS_WINDOW_BYTES)
+        .initial_connection_window_size(XDS_WINDOW_BYTES)
+        // Polls come by HTTP/1.1.
+        .accept_http1(true)
+        .add_routes(discovery.into_routes())
+        .serve_with_incoming_shutdown(listener::accept(listener, tls), shutdown.wait());
+    Ok(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "xDS");
+        }
+    })
+}
+
 fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue>) -> anyhow::Result<Worker> {
     let edge = config.edge.http.address.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified());
     let edge = edge.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -182,14 +192,6 @@ fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue
         lease: config.job_lease,
         fleet_deadline: config.fleet_deadline,
     })
-}
-
-/// With room for a fleet that comes at once.
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(XDS_BACKLOG)
 }
 
 fn hostname() -> String {

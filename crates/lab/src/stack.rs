@@ -30,8 +30,23 @@ pub struct Layout {
     pub concurrency: usize,
     /// How Envoy gets its configuration.
     pub transport: Transport,
+    /// `<group>/<instance>`
+    pub node_id: String,
+    /// Mutual TLS between the node and its control plane; none of it without.
+    pub tls: Option<TlsPaths>,
     /// More flags for the control plane.
     pub control_plane_args: Vec<String>,
+}
+
+/// PEM files of both sides of mutual TLS.
+#[derive(Debug, Clone)]
+pub struct TlsPaths {
+    /// The CA of all.
+    pub ca: PathBuf,
+    /// Certificate and key of the control plane, which is asked for at 127.0.0.1.
+    pub server: (PathBuf, PathBuf),
+    /// Certificate and key of the node.
+    pub node: (PathBuf, PathBuf),
 }
 
 /// How Envoy asks its control plane.
@@ -167,6 +182,11 @@ impl Stack {
         ];
         args.extend(self.layout.templates.iter().map(|folder| format!("--templates={}", folder.display())));
         args.extend(self.layout.control_plane_args.iter().cloned());
+        if let Some(TlsPaths { ca, server: (certificate, key), .. }) = &self.layout.tls {
+            args.push(format!("--xds-cert={}", certificate.display()));
+            args.push(format!("--xds-key={}", key.display()));
+            args.push(format!("--xds-client-ca={}", ca.display()));
+        }
         let program = self.layout.bin_dir.join("gatehouse-control-plane");
         let process =
             Process::start("the control plane", &program, &args, &self.layout.log("control-plane"))?;
@@ -195,13 +215,19 @@ impl Stack {
     pub async fn start_sidecar(&mut self, name: &'static str) -> Result<(), LabError> {
         let Layout { data_dir, ports, .. } = &self.layout;
         let admin = self.layout.admin_port(name);
-        let args = [
-            format!("--node-id={NODE_ID}"),
-            format!("--xds=http://127.0.0.1:{}", ports.xds),
+        let scheme = if self.layout.tls.is_some() { "https" } else { "http" };
+        let mut args = vec![
+            format!("--node-id={}", self.layout.node_id),
+            format!("--xds={scheme}://127.0.0.1:{}", ports.xds),
             format!("--socket={}", self.layout.run_dir().join(format!("{name}.sock")).display()),
             format!("--data-dir={}", data_dir.join("node").join(name).display()),
             format!("--admin=127.0.0.1:{admin}"),
         ];
+        if let Some(TlsPaths { ca, node: (certificate, key), .. }) = &self.layout.tls {
+            args.push(format!("--xds-cert={}", certificate.display()));
+            args.push(format!("--xds-key={}", key.display()));
+            args.push(format!("--xds-ca={}", ca.display()));
+        }
         let program = self.layout.bin_dir.join(format!("gatehouse-{name}"));
         let mut process = Process::start(name, &program, &args, &self.layout.log(name))?;
         let url = format!("http://127.0.0.1:{admin}/readyz");
@@ -213,7 +239,7 @@ impl Stack {
     /// Starts Envoy, which knows nothing but where its control plane is, and waits until it is live.
     pub async fn start_envoy(&mut self) -> Result<(), LabError> {
         let bootstrap = self.layout.run_dir().join("envoy.json");
-        let text = bootstrap_of(&self.layout.ports, self.layout.transport);
+        let text = bootstrap_of(&self.layout);
         fs::write(&bootstrap, text).map_err(LabError::io(format!("writing {}", bootstrap.display())))?;
         let args = [
             "--config-path".to_owned(),
@@ -225,11 +251,11 @@ impl Stack {
             "--log-level".to_owned(),
             "warning".to_owned(),
         ];
-        let mut process = Process::start("Envoy", &self.layout.envoy, &args, &self.layout.log("envoy"))?;
+        let process = Process::start("Envoy", &self.layout.envoy, &args, &self.layout.log("envoy"))?;
         let url = format!("{}/ready", self.admin_url());
-        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await?;
-        self.envoy = Some(process);
-        Ok(())
+        // It runs on when nobody waits for it any more: one that is not served never is live.
+        let process = self.envoy.insert(process);
+        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await
     }
 
     /// Broker and operators' API.
@@ -284,7 +310,8 @@ impl Stack {
 }
 
 /// Where the control plane is, and nothing else.
-fn bootstrap_of(ports: &Ports, transport: Transport) -> String {
+fn bootstrap_of(layout: &Layout) -> String {
+    let Layout { ports, transport, node_id, tls, .. } = layout;
     let address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let grpc = |api_type: &str| {
         json!({
@@ -327,8 +354,27 @@ fn bootstrap_of(ports: &Ports, transport: Transport) -> String {
         Transport::Rest => json!({}),
         _ => json!({"load_stats_config": grpc("GRPC")}),
     };
+    let transport_socket = tls.as_ref().map(|TlsPaths { ca, node: (certificate, key), .. }| {
+        json!({
+            "name": "tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "common_tls_context": {
+                    "tls_certificates": [{
+                        "certificate_chain": {"filename": certificate},
+                        "private_key": {"filename": key},
+                    }],
+                    "validation_context": {
+                        "trusted_ca": {"filename": ca},
+                        "match_typed_subject_alt_names":
+                            [{"san_type": "IP_ADDRESS", "matcher": {"exact": "127.0.0.1"}}],
+                    },
+                }
+            }
+        })
+    });
     json!({
-        "node": {"id": NODE_ID, "cluster": NODE_ID.split('/').next()},
+        "node": {"id": node_id, "cluster": node_id.split('/').next()},
         "cluster_manager": reports,
         "admin": {"address": address(ports.envoy_admin)},
         "dynamic_resources": dynamic,
@@ -336,6 +382,7 @@ fn bootstrap_of(ports: &Ports, transport: Transport) -> String {
             "name": "xds",
             "type": "STATIC",
             "connect_timeout": "1s",
+            "transport_socket": transport_socket,
             "load_assignment": {
                 "cluster_name": "xds",
                 "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(ports.xds)}}]}]

@@ -1,11 +1,12 @@
 //! What every process of ours does alike: telemetry, readiness, signals and drain, the admin endpoint, Unix
-//! sockets, the clock. Nothing here is global but the log, and nothing knows what the process is for.
+//! sockets, mutual TLS, the clock. Nothing here is global but the log, and nothing knows what the process is for.
 
 pub mod admin;
 pub mod clock;
 pub mod readiness;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod unix;
 
 pub use admin::Admin;

@@ -30,7 +30,7 @@ pub fn shutdown() -> io::Result<Shutdown> {
 
 impl Shutdown {
     /// Resolves when the process was asked to stop.
-    pub fn wait(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut receiver = self.0.clone();
         async move {
             // An error means that the sender is gone, and with it the runtime.

@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use api::{ResourceType, Role};
 use clap::Args;
 use prometheus_client::registry::Registry;
-use runtime::{Admin, Readiness, Shutdown};
+use runtime::{Admin, Readiness, Shutdown, tls::TlsFiles};
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::{Endpoint, server::Router};
-use xds::{Client, Handler, disk::LastGood};
+use tonic::transport::server::Router;
+use xds::{Client, Handler, Server, disk::LastGood};
 
 /// The flags of every sidecar.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +21,15 @@ pub struct Settings {
     /// The control plane's xDS address, as a URL
     #[arg(long, env = "GATEHOUSE_XDS_URL", default_value = "http://127.0.0.1:18000")]
     pub xds: String,
+    /// PEM: the certificate that the control plane is shown
+    #[arg(long, env = "GATEHOUSE_XDS_CERT", requires_all = ["xds_key", "xds_ca"])]
+    pub xds_cert: Option<PathBuf>,
+    /// PEM: its key
+    #[arg(long, env = "GATEHOUSE_XDS_KEY", requires = "xds_cert")]
+    pub xds_key: Option<PathBuf>,
+    /// PEM: the CAs that the control plane's certificate comes from
+    #[arg(long, env = "GATEHOUSE_XDS_CA", requires = "xds_cert")]
+    pub xds_ca: Option<PathBuf>,
     /// Where Envoy asks
     #[arg(long)]
     pub socket: PathBuf,
@@ -33,6 +42,16 @@ pub struct Settings {
     /// What to log, in the syntax of RUST_LOG
     #[arg(long, env = "GATEHOUSE_LOG", default_value = "info")]
     pub log: String,
+}
+
+impl Settings {
+    fn tls(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            certificate: self.xds_cert.clone()?,
+            key: self.xds_key.clone()?,
+            ca: self.xds_ca.clone()?,
+        })
+    }
 }
 
 /// A bound sidecar that follows the control plane, and is ready to serve.
@@ -62,10 +81,9 @@ impl Process {
         let loaded = readiness.latch("policies");
         let disk = LastGood::open(&settings.data_dir)
             .with_context(|| format!("--data-dir: {}", settings.data_dir.display()))?;
-        let endpoint = Endpoint::from_shared(settings.xds.clone())
-            .with_context(|| format!("--xds: {}", settings.xds))?;
+        let server = Server::new(&settings.xds, settings.tls()).context("--xds")?;
         let node_id = format!("{}/{role}", settings.node_id);
-        let client = Client::load(endpoint, &node_id, kinds, disk, handler, move || drop(loaded))
+        let client = Client::load(server, &node_id, kinds, disk, handler, move || drop(loaded))
             .context("loading the last good policies")?;
         let (admin, _task) = Admin::new(registry, readiness.clone())
             .serve(settings.admin, &shutdown)

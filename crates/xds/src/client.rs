@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use crate::{Server, disk::LastGood, server::ConnectError};
 use api::ResourceType;
 use envoy_types::pb::{
     envoy::{
@@ -17,9 +18,6 @@ use envoy_types::pb::{
 use runtime::telemetry::chain;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
-
-use crate::disk::LastGood;
 
 /// What a sidecar does with its resources.
 pub trait Handler: Send {
@@ -34,7 +32,7 @@ pub trait Handler: Send {
 
 /// A sidecar's subscription.
 pub struct Client<H> {
-    endpoint: Endpoint,
+    server: Server,
     node: Node,
     kinds: Vec<ResourceType>,
     disk: LastGood,
@@ -47,10 +45,6 @@ pub struct Client<H> {
 
 /// Between two tries to connect: short enough for a restarted control plane, long enough for a herd.
 const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
-/// A stream that cannot be opened for so long is tried anew.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Finds a peer that vanished without a word.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A response that is larger is a fault of the control plane, which sends at most 1,000 small resources.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
@@ -58,7 +52,7 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 enum StreamEnd {
     #[error("connecting to the control plane")]
-    Connect(#[source] tonic::transport::Error),
+    Connect(#[source] ConnectError),
     #[error("the control plane ended the stream")]
     Status(#[source] tonic::Status),
     #[error("the control plane closed the stream")]
@@ -69,7 +63,7 @@ impl<H: Handler> Client<H> {
     /// Loads from disk what was last accepted. `on_loaded` is called once, when each type is known: from
     /// disk, or because the control plane has answered.
     pub fn load(
-        endpoint: Endpoint,
+        server: Server,
         node_id: &str,
         kinds: &[ResourceType],
         disk: LastGood,
@@ -77,12 +71,8 @@ impl<H: Handler> Client<H> {
         on_loaded: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Self> {
         let cluster = node_id.split('/').next().unwrap_or_default().to_owned();
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
         let mut client = Self {
-            endpoint,
+            server,
             node: Node { id: node_id.to_owned(), cluster, ..Default::default() },
             kinds: kinds.to_vec(),
             disk,
@@ -138,7 +128,7 @@ impl<H: Handler> Client<H> {
 
     /// One stream, from connection to end; says whether anything was served on it.
     async fn stream(&mut self) -> (bool, StreamEnd) {
-        let channel = match self.endpoint.connect().await {
+        let channel = match self.server.connect().await {
             Ok(channel) => channel,
             Err(error) => return (false, StreamEnd::Connect(error)),
         };
@@ -289,9 +279,9 @@ mod tests {
     fn client(folder: &std::path::Path, loaded: Arc<Mutex<bool>>) -> (Client<Seen>, Seen) {
         let seen = Seen::default();
         let disk = LastGood::open(folder).unwrap();
-        let endpoint = Endpoint::from_static("http://127.0.0.1:1");
+        let server = Server::new("http://127.0.0.1:1", None).unwrap();
         let on_loaded = move || *loaded.lock().unwrap() = true;
-        (Client::load(endpoint, "edge/i-1/authz", &[KIND], disk, seen.clone(), on_loaded).unwrap(), seen)
+        (Client::load(server, "edge/i-1/authz", &[KIND], disk, seen.clone(), on_loaded).unwrap(), seen)
     }
 
     fn response(resources: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {

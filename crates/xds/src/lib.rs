@@ -8,10 +8,12 @@ pub mod stream;
 
 pub mod client;
 pub mod disk;
+mod server;
 pub mod table;
 
 pub use client::{Client, Handler};
 pub use request::{DeltaRequest, MalformedRequest, SotwRequest, node_of};
+pub use server::{ConnectError, InvalidServer, Server};
 pub use table::Table;
 
 /// The node id that a stream belongs to, and who on that node speaks.

@@ -5,9 +5,15 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use envoy_types::pb::envoy::{
     config::core::v3::Node as WireNode,
-    service::discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, ResourceLocator,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    service::{
+        discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+            ResourceLocator, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+        load_stats::v3::{LoadStatsRequest, load_reporting_service_client::LoadReportingServiceClient},
+        status::v3::{
+            ClientStatusRequest, client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+        },
     },
 };
 use model::document::Document;
@@ -17,7 +23,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Streaming, transport::Server};
 
 use super::*;
-use crate::{Group, Limits, Metrics};
+use crate::{Group, Identity, Limits, Metrics};
 
 /// A replica on a port of its own.
 struct Replica {
@@ -29,12 +35,19 @@ struct Replica {
 
 impl Replica {
     async fn start(limits: Limits) -> Self {
-        let groups = vec![Group { name: "edge".into(), sidecars: Vec::new() }];
+        Self::start_for(limits, Peer::Local).await
+    }
+
+    /// Whose clients all come with this certificate.
+    async fn start_for(limits: Limits, peer: Peer) -> Self {
+        let identities = vec![Identity::try_from("{instance}.{group}.test".to_owned()).unwrap()];
+        let groups = vec![Group { name: "edge".into(), sidecars: Vec::new(), identities }];
         let hub = Arc::new(Hub::new(groups, "replica-7", limits, Metrics::default()));
         let (stop, stopping) = watch::channel(false);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = Discovery::new(hub.clone(), stopping).into_routes();
+        let routes = Discovery::new(hub.clone(), stopping).into_routes().into_axum_router();
+        let routes = tonic::service::Routes::from(routes.layer(axum::Extension(peer)));
         let server = Server::builder().accept_http1(true).add_routes(routes);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { hub, address, stop, snapshot: Snapshot::default() }
@@ -377,4 +390,43 @@ async fn a_replica_that_drains_sends_its_clients_to_another() {
     stream.hear().await;
     replica.stop.send_replace(true);
     assert_eq!(stream.end().await.0, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_client_certificate_for_another_node_is_refused_on_every_way() {
+    let certified = Peer::Certified(["i-1.edge.test".to_owned()].into());
+    let mut replica = Replica::start_for(Limits::default(), certified).await;
+    replica.serve(&[("a", 1)]);
+    let mut own = replica.delta(clusters("edge/i-1")).await;
+    assert_eq!(names(&own.hear().await), ["a"]);
+    let (code, why) = replica.delta(clusters("edge/i-2")).await.end().await;
+    assert_eq!(
+        (code, why.as_str()),
+        (
+            Code::PermissionDenied,
+            "node.id: the certificate says i-1.edge.test, which by the rule {instance}.{group}.test is not envoy of \
+             \"edge/i-2\""
+        )
+    );
+    assert_eq!(replica.poll("discovery:clusters", &asked("edge/i-1", "")).await.0, 200);
+    let (status, body) = replica.poll("discovery:clusters", &asked("edge/i-2", "")).await;
+    assert_eq!(status, 403, "{body}");
+    let loads = LoadStatsRequest { node: Some(node("edge/i-2")), ..Default::default() };
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", replica.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut lrs = LoadReportingServiceClient::new(channel.clone());
+    let mut answers = lrs.stream_load_stats(tokio_stream::once(loads)).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::PermissionDenied);
+    // It sees the status of the node that it is, and of no other.
+    drop(replica.hub.enter("edge/i-2", "edge", Role::Envoy, String::new()));
+    let mut csds = ClientStatusDiscoveryServiceClient::new(channel);
+    let seen = csds.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner().config;
+    let seen: Vec<_> = seen.into_iter().filter_map(|client| Some(client.node?.id)).collect();
+    assert_eq!(seen, ["edge/i-1"]);
+}
+
+#[tokio::test]
+async fn a_listener_that_does_not_say_who_is_there_serves_nobody() {
+    let nobody = peer_of(&http::Extensions::default());
+    assert!(nobody.may_be(&[], "edge/i-1", Role::Envoy).is_err());
 }

@@ -95,8 +95,10 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         concurrency: args.concurrency,
         transport: Transport::default(),
         node_id: NODE_ID.to_owned(),
+        https: true,
         tls: None,
         control_plane_args: Vec::new(),
+        control_plane_env: Vec::new(),
     })
 }
 

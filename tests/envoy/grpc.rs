@@ -1,9 +1,9 @@
 //! grpcio's own xDS client resolves and calls a service through our state-of-the-world ADS.
 
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
 use serde_json::json;
-use tests::{Lab, eventually, project};
+use tests::{Lab, eventually, project, tool};
 use tokio::process::Command;
 
 const GRPCIO: &str = "grpcio==1.85.1";
@@ -33,21 +33,6 @@ resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
 "#;
-
-/// Where grpcio is, fetched once.
-async fn grpcio() -> PathBuf {
-    let folder = project().join(".gatehouse/tools").join(GRPCIO.replace("==", "-"));
-    if !folder.exists() {
-        let unfinished = folder.with_extension(std::process::id().to_string());
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&unfinished).arg(GRPCIO);
-        let output = pip.output().await.expect("Python with pip");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Another process may have been faster.
-        let _is_there_already = std::fs::rename(&unfinished, &folder);
-    }
-    folder
-}
 
 #[tokio::test]
 async fn grpcios_own_client_finds_and_calls_a_service() {
@@ -84,7 +69,7 @@ async fn grpcios_own_client_finds_and_calls_a_service() {
         "node": {"id": "edge/grpc-1", "cluster": "edge"},
     });
     let script = project().join("tests/envoy/grpc_client.py");
-    let grpcio = grpcio().await;
+    let grpcio = tool(GRPCIO).await;
     // A node of a new kind is told to come again until its templates are rendered. A call that waits through that is
     // not taken up again by this client, though its channel is: so another one is made.
     let said = eventually("an answer", || async {

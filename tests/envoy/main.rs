@@ -3,6 +3,7 @@
 // A test that cannot go on says so and ends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod context;
 mod gate;
 mod grpc;
 mod identity;

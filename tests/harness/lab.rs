@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use lab::{Layout, NODE_ID, Ports, Stack, Transport, stack};
+use lab::{
+    Layout, NODE_ID, Ports, Stack, Transport,
+    pip::{self, Needs},
+    stack,
+};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::OnceCell};
@@ -50,10 +54,23 @@ pub fn project() -> PathBuf {
 async fn prepared() -> (PathBuf, Option<PathBuf>) {
     let prepare = || async {
         let wasm = bin_dir().join("../wasm32-wasip1/wasm");
-        let tools = project().join(".gatehouse/tools");
-        stack::prepare(&tools, &wasm, |_| ()).await.expect("Envoy and the modules are there")
+        stack::prepare(&tools(), &wasm, |_| ()).await.expect("Envoy and the modules are there")
     };
     PREPARED.get_or_init(prepare).await.clone()
+}
+
+fn tools() -> PathBuf {
+    project().join(".gatehouse/tools")
+}
+
+/// Where a Python package and what it needs are, fetched once.
+pub async fn tool(requirement: &str) -> PathBuf {
+    pip::fetched(&tools(), requirement, Needs::Dependencies).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An Envoy of just this version, fetched once.
+pub async fn envoy(version: &str) -> PathBuf {
+    lab::envoy::version(&tools(), version, |_| ()).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Waits until `condition` gives something; panics with `what` when it does not.
@@ -113,7 +130,9 @@ impl Lab {
             concurrency: 1,
             transport: Transport::default(),
             node_id: NODE_ID.to_owned(),
+            https: true,
             tls: None,
+            control_plane_env: Vec::new(),
             control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],
         };
         change(&mut layout);

@@ -4,12 +4,14 @@
 // A test that cannot go on says so and ends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod aws;
 mod certificates;
 mod client;
 mod lab;
 mod service;
 
+pub use aws::Aws;
 pub use certificates::TestCa;
 pub use client::{Answer, Token};
-pub use lab::{Lab, eventually, project};
+pub use lab::{Lab, envoy, eventually, project, tool};
 pub use service::Service;

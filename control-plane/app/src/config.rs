@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use broker::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use context::Source;
 use model::{UpstreamRule, fleet::EDGE_GROUP};
 use runtime::tls::TlsFiles;
 
@@ -47,6 +48,9 @@ pub(crate) struct Args {
     /// A folder of templates beside or in the place of the default ones; watched
     #[arg(long, global = true, env = "GATEHOUSE_TEMPLATES")]
     pub(crate) templates: Option<PathBuf>,
+    /// YAML: files, URLs, S3 objects and values that templates see as `context.<name>`
+    #[arg(long, global = true, env = "GATEHOUSE_SOURCES")]
+    pub(crate) sources: Option<PathBuf>,
     /// An issuer and the file with its JWK Set: https://id.example.test/=/path/jwks.json
     #[arg(long = "issuer", global = true)]
     pub(crate) issuers: Vec<String>,
@@ -110,6 +114,7 @@ pub(crate) struct Config {
     pub(crate) xds_tls: Option<TlsFiles>,
     pub(crate) edge: Edge,
     pub(crate) templates: Option<PathBuf>,
+    pub(crate) sources: Vec<Source>,
     pub(crate) platforms: Vec<Credentials>,
     pub(crate) operators: Vec<Credentials>,
     pub(crate) upstreams: UpstreamRule,
@@ -160,6 +165,7 @@ impl Config {
             xds_tls,
             edge: edge(args)?,
             templates: args.templates.clone(),
+            sources: sources(args)?,
             platforms: platforms(args)?,
             operators: operators(args)?,
             upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
@@ -203,6 +209,12 @@ fn platforms(args: &Args) -> anyhow::Result<Vec<Credentials>> {
             bail!("--credentials: a file with a line user:password for each platform is needed (or --dev)")
         }
     }
+}
+
+fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
+    let Some(path) = &args.sources else { return Ok(Vec::new()) };
+    let text = fs::read_to_string(path).with_context(|| format!("--sources: reading {}", path.display()))?;
+    context::read(&text).with_context(|| format!("--sources: {}", path.display()))
 }
 
 /// Without any, nobody can sign in: the edge runs all the same.

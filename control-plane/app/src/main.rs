@@ -6,6 +6,7 @@ mod config;
 mod dev;
 mod edge;
 mod folder;
+mod items;
 mod listener;
 mod operators;
 mod publisher;

@@ -18,6 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use broker::Credentials;
+use context::Sources;
 use serde_json::json;
 use store::{Store, StoreError};
 
@@ -29,6 +30,8 @@ pub(crate) struct Operators {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) faults: SharedFaults,
+    /// `None` where this process renders nothing.
+    pub(crate) sources: Option<Sources>,
     pub(crate) platforms: Arc<Vec<Credentials>>,
     /// Names and tokens of those who may decide.
     pub(crate) people: Arc<Vec<Credentials>>,

@@ -12,16 +12,19 @@ use ads::Hub;
 use imbl::ordmap::DiffItem;
 use model::{
     InstanceId,
-    context::Context,
+    context::{Context, Values},
     fleet::Refusal,
     node::{NodeFacts, Selection},
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use runtime::{Latch, telemetry::chain};
-use templates::Templates;
+use templates::{ForEach, Scope, Templates};
 use tokio::{sync::watch, time::Instant};
 
-use crate::variant::{Held, Input, Settings, Variant, decode_all};
+use crate::{
+    items::Lists,
+    variant::{Held, Input, Settings, Variant, decode_all},
+};
 
 /// What could not be published, for operators and for the services' owners.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -101,6 +104,8 @@ pub(crate) struct Publisher {
     load_fault: Option<String>,
     /// What was rendered last.
     context: Arc<Context>,
+    scope: Scope,
+    lists: Lists,
     /// The templates changed, and were not read yet.
     is_stale: bool,
     variants: BTreeMap<Selection, Variant>,
@@ -123,6 +128,8 @@ impl Publisher {
         unready: Latch,
     ) -> Self {
         Self {
+            scope: Scope::new(&settings.edge, &Values::new()),
+            lists: Lists::default(),
             settings,
             folder,
             hub,
@@ -175,16 +182,35 @@ impl Publisher {
             self.faults.set(Faults { held: vec![Held { id: None, why }], ..Faults::default() });
             return;
         }
-        let all = !is_paused && std::mem::take(&mut self.is_stale) && self.reload();
         let before = self.context.clone();
         if !is_paused {
             self.context = context;
         }
+        let sources = changed_sources(&before.values, &self.context.values);
+        if !sources.is_empty() {
+            self.scope = Scope::new(&self.settings.edge, &self.context.values);
+            // What was missing may have come.
+            self.is_stale |= self.load_fault.is_some();
+        }
+        let all = !is_paused && std::mem::take(&mut self.is_stale) && self.reload();
         let mut rendered = 0;
         if let Some(templates) = self.templates.clone() {
             self.variants.retain(|selection, _| selections.contains(selection));
-            let changed = changed(&before, &self.context);
-            let input = Input { templates: &templates, settings: &self.settings, context: &self.context };
+            let mut changed = changed_services(&before, &self.context);
+            if all || !sources.is_empty() {
+                changed.append(&mut self.lists.update(&templates, &self.context.values, &sources));
+            }
+            if templates.reads(&ForEach::Service, &sources) {
+                changed.extend(self.context.services.keys().cloned());
+            }
+            let is_edge_changed = templates.reads(&ForEach::Edge, &sources);
+            let input = Input {
+                templates: &templates,
+                settings: &self.settings,
+                context: &self.context,
+                scope: &self.scope,
+                items: &self.lists.items,
+            };
             let mut variants = std::mem::take(&mut self.variants);
             for selection in selections {
                 let known = variants.remove(selection);
@@ -192,12 +218,15 @@ impl Publisher {
                 let mut variant = known.unwrap_or_else(|| Variant::new(selection.clone()));
                 let mut changed = changed.clone();
                 if all || is_new {
-                    changed.extend(variant.services().chain(input.context.services.keys()).cloned());
+                    changed.extend(variant.units().cloned());
+                    changed.extend(input.context.services.keys().chain(input.items.keys()).cloned());
+                }
+                if all || is_new || is_edge_changed {
                     variant.render_edge(&input);
                 }
                 rendered += changed.len();
                 for id in &changed {
-                    variant.render_service(id, &input, self.variants.values());
+                    variant.render_one(id, &input, self.variants.values());
                 }
                 if variant.compose(&input, changed) {
                     serve(&self.hub, &self.settings.group, selection, &variant);
@@ -218,7 +247,8 @@ impl Publisher {
     /// What went wrong, for whoever looks.
     fn tell(&self) {
         let edge = self.variants.values().find_map(Variant::edge_fault).cloned();
-        let mut faults = Faults { edge: self.load_fault.clone().or(edge), ..Faults::default() };
+        let edge = self.load_fault.clone().or_else(|| self.lists.fault().cloned()).or(edge);
+        let mut faults = Faults { edge, ..Faults::default() };
         for variant in self.variants.values() {
             let held = variant.held().filter(|held| !faults.held.contains(held));
             faults.held.extend(held.cloned());
@@ -248,14 +278,23 @@ impl Publisher {
     fn load(&self) -> Result<Arc<Templates>, String> {
         let templates = Templates::load(self.folder.as_deref()).map_err(|error| chain(&error))?;
         // A set that fails for every node must not take the place of one that works.
-        let edge = templates.render_edge(&Selection::default(), &self.settings.edge);
+        let edge = templates.render_edge(&Selection::default(), &self.scope);
         decode_all(&edge.map_err(|error| error.to_string())?, &self.settings.bootstrap)?;
         Ok(Arc::new(templates))
     }
 }
 
+/// The sources with another value, or none any more.
+fn changed_sources(before: &Values, after: &Values) -> BTreeSet<String> {
+    let is_other = |name: &&String| match (before.get(*name), after.get(*name)) {
+        (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
+        _ => true,
+    };
+    before.keys().chain(after.keys()).filter(is_other).cloned().collect()
+}
+
 /// The services that are to be rendered, or are gone.
-fn changed(before: &Context, after: &Context) -> BTreeSet<InstanceId> {
+fn changed_services(before: &Context, after: &Context) -> BTreeSet<InstanceId> {
     let changed = before.services.diff(&after.services).map(|change| match change {
         DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => id,
     });

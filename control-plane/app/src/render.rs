@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, fs};
 
 use anyhow::Context as _;
 use model::{
-    context::Service,
+    context::{Service, Values},
     instance::{Instance, Published, Request},
     node::Selection,
 };
-use templates::Templates;
+use templates::{Scope, Templates};
 
 use crate::{
     config::{self, Args, RenderArgs},
@@ -21,13 +21,14 @@ pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
     let edge = serde_json::to_value(&settings)?;
     let templates = Templates::load(args.templates.as_deref())?;
     let selection = Selection::default();
-    let mut documents = templates.render_edge(&selection, &edge)?;
+    let scope = Scope::new(&edge, &Values::new());
+    let mut documents = templates.render_edge(&selection, &scope)?;
     if let Some(path) = &render.service {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let parameters: serde_json::Value =
             serde_norway::from_str(&text).with_context(|| path.display().to_string())?;
         let service = example(parameters).with_context(|| path.display().to_string())?;
-        documents.extend(templates.render_service(&selection, &service, &edge)?);
+        documents.extend(templates.render_service(&selection, &service, &scope)?);
     }
     for document in &documents {
         println!("# {}\n{}", document.template, document.text.trim());

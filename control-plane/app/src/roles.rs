@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use api::Role;
 use axum::Router;
 use broker::Broker;
+use context::Sources;
 use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
 use runtime::{Admin, Readiness, Shutdown};
@@ -99,12 +100,20 @@ impl App {
             };
             router = router.merge(broker.router());
         }
+        let mut sources = None;
         // Dropped when the streams are to end.
         let (stop_streams, stopping) = watch::channel(false);
         if let Some(listener) = xds {
             let first_snapshot = readiness.latch("first snapshot");
-            let (contexts, follow) =
-                context::follow(store.clone(), group.clone()).await.context("reading the store")?;
+            let kept = config.data_dir.join("context");
+            let (found, follow_sources) = Sources::start(config.sources.clone(), &kept, &mut registry)
+                .await
+                .with_context(|| kept.display().to_string())?;
+            tasks.spawn(follow_sources);
+            let (contexts, follow) = context::follow(store.clone(), group.clone(), found.values())
+                .await
+                .context("reading the store")?;
+            sources = Some(found);
             tasks.spawn(follow);
             let templates = folder::watch(config.templates.as_deref())?;
             let settings = Settings {
@@ -135,7 +144,7 @@ impl App {
             tasks.spawn(serve_xds(&config, listener, Discovery::new(hub.clone(), stopping), &shutdown)?);
         }
         let people = Arc::new(config.operators);
-        let operators = Operators { store, hub, faults, platforms, people, group };
+        let operators = Operators { store, hub, faults, sources, platforms, people, group };
         let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());

@@ -7,14 +7,16 @@ use std::{
 
 use model::{
     InstanceId,
-    context::{Context, Service},
+    context::{Context, Item, Service},
     document::Document,
     fleet::{Refusal, ServedSizes},
     node::Selection,
 };
 use resources::{Bootstrap, Bundle, Guard, Loss, Next, Resource, Snapshot, id_of_loss};
 use serde_json::Value;
-use templates::Templates;
+use templates::{Scope, Templates};
+
+use crate::items::Items;
 
 /// The snapshots of the nodes with one selection.
 pub(crate) struct Variant {
@@ -57,6 +59,32 @@ pub(crate) struct Input<'a> {
     pub(crate) templates: &'a Templates,
     pub(crate) settings: &'a Settings,
     pub(crate) context: &'a Context,
+    pub(crate) scope: &'a Scope,
+    pub(crate) items: &'a Items,
+}
+
+/// What has resources of its own.
+enum Unit<'a> {
+    Service(&'a Service),
+    Item(&'a Item),
+}
+
+impl Unit<'_> {
+    fn rev(&self) -> u64 {
+        match self {
+            Self::Service(service) => service.rev,
+            // Its content is all that it is.
+            Self::Item(_) => 0,
+        }
+    }
+}
+
+impl<'a> Input<'a> {
+    fn unit(&self, id: &InstanceId) -> Option<Unit<'a>> {
+        let service = self.context.services.get(id).filter(|service| service.group == self.settings.group);
+        let item = || self.items.get(id).map(|item| Unit::Item(item));
+        service.map(|service| Unit::Service(service)).or_else(item)
+    }
 }
 
 /// Something that is not served yet.
@@ -102,15 +130,16 @@ impl Variant {
         self.held.as_ref()
     }
 
-    /// The services that were rendered.
-    pub(crate) fn services(&self) -> impl Iterator<Item = &InstanceId> {
+    /// What was rendered beside the edge.
+    pub(crate) fn units(&self) -> impl Iterator<Item = &InstanceId> {
         self.rendered.keys()
     }
 
     /// Renders what belongs to no service. A failure leaves it as it was.
     pub(crate) fn render_edge(&mut self, input: &Input<'_>) {
-        let Settings { edge, bootstrap, .. } = input.settings;
-        let documents = input.templates.render_edge(&self.selection, edge).map_err(|error| error.to_string());
+        let bootstrap = &input.settings.bootstrap;
+        let documents = input.templates.render_edge(&self.selection, input.scope);
+        let documents = documents.map_err(|error| error.to_string());
         match documents.and_then(|documents| decode_all(&documents, bootstrap)) {
             Ok(resources) => {
                 self.new_edge = Some(resources);
@@ -127,31 +156,34 @@ impl Variant {
         self.edge_fault = Some(error);
     }
 
-    /// Renders a service, or forgets it when it is gone. `twins` are other selections that may have made the same.
-    pub(crate) fn render_service<'a>(
+    /// Renders a service or an item, or forgets it when it is gone. `twins` are other selections that may have made
+    /// the same.
+    pub(crate) fn render_one<'a>(
         &mut self,
         id: &InstanceId,
         input: &Input<'_>,
         twins: impl Iterator<Item = &'a Self>,
     ) {
-        let service = input.context.services.get(id);
-        let Some(service) = service.filter(|service| service.group == input.settings.group) else {
+        let Some(unit) = input.unit(id) else {
             self.rendered.remove(id);
             return;
         };
-        let render = |service: &Service| render(input, &self.selection, service);
-        let rendered = match render(service) {
+        let rev = unit.rev();
+        let rendered = match render(input, &self.selection, &unit) {
             Ok(bundle) => {
                 let bundle = share(bundle, twins.filter_map(|twin| twin.snapshot.bundle(id)));
-                Rendered { rev: service.rev, bundle: Some(Arc::new(bundle)), refusal: None }
+                Rendered { rev, bundle: Some(Arc::new(bundle)), refusal: None }
             }
             Err(cause) => {
-                tracing::warn!(instance = %id, rev = service.rev, cause, "refused; its last good version stays");
-                let refusal = Some(Refusal { rev: service.rev, cause });
+                tracing::warn!(instance = %id, rev, cause, "refused; its last good version stays");
+                let refusal = Some(Refusal { rev, cause });
                 let last_good = self.rendered.get(id).and_then(|known| known.bundle.clone());
                 // After a restart the last good version is the one that the fleet has proven.
-                let proven = || render(input.context.proven.get(id)?).ok().map(Arc::new);
-                Rendered { rev: service.rev, bundle: last_good.or_else(proven), refusal }
+                let proven = || {
+                    let proven = Unit::Service(input.context.proven.get(id)?);
+                    render(input, &self.selection, &proven).ok().map(Arc::new)
+                };
+                Rendered { rev, bundle: last_good.or_else(proven), refusal }
             }
         };
         self.rendered.insert(id.clone(), rendered);
@@ -290,14 +322,16 @@ impl Variant {
     }
 }
 
-/// One service, from its context to checked resources.
-fn render(input: &Input<'_>, selection: &Selection, service: &Service) -> Result<Bundle, String> {
-    let Settings { edge, bootstrap, .. } = input.settings;
-    let documents =
-        input.templates.render_service(selection, service, edge).map_err(|error| error.to_string())?;
-    let mut resources = decode_all(&documents, bootstrap)?;
+/// One service or item, from its context to checked resources.
+fn render(input: &Input<'_>, selection: &Selection, unit: &Unit<'_>) -> Result<Bundle, String> {
+    let documents = match unit {
+        Unit::Service(service) => input.templates.render_service(selection, service, input.scope),
+        Unit::Item(item) => input.templates.render_item(selection, item, input.scope),
+    };
+    let documents = documents.map_err(|error| error.to_string())?;
+    let mut resources = decode_all(&documents, &input.settings.bootstrap)?;
     resources.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(Bundle { rev: service.rev, resources })
+    Ok(Bundle { rev: unit.rev(), resources })
 }
 
 /// Identical resources exist once.

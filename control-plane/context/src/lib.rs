@@ -1,13 +1,17 @@
 //! Keeps one versioned [`Context`] that follows the store. Only what was written since is read again.
 
+mod sources;
+
 use std::{sync::Arc, time::Duration};
 
 use model::{
-    context::{Context, Service},
+    context::{Context, Service, Values},
     instance::Instance,
 };
 use store::{Store, StoreError};
 use tokio::sync::watch;
+
+pub use sources::{Freshness, InvalidSources, Source, SourceState, Sources, read};
 
 /// After a failed read of the store; what was read before stays in force.
 const RETRY: Duration = Duration::from_secs(1);
@@ -19,15 +23,30 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn follow(
     store: Arc<dyn Store>,
     group: String,
+    mut values: watch::Receiver<Arc<Values>>,
 ) -> Result<(watch::Receiver<Arc<Context>>, impl Future<Output = ()>), StoreError> {
     let mut changes = store.changes();
     changes.mark_unchanged();
     let (instances, mut position) = store.changed_since(0).await?;
-    let mut context = Context { controls: store.controls(&group).await?, ..Context::default() };
+    let controls = store.controls(&group).await?;
+    let mut context = Context { controls, values: values.borrow_and_update().clone(), ..Context::default() };
     apply(&mut context, instances);
     let (sender, receiver) = watch::channel(Arc::new(context.clone()));
     let task = async move {
-        while changes.changed().await.is_ok() {
+        loop {
+            let is_written = tokio::select! {
+                written = changes.changed() => match written {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+                // Without sources there is nobody who would say so.
+                Ok(()) = values.changed() => false,
+            };
+            if !is_written {
+                context.values = values.borrow_and_update().clone();
+                sender.send_replace(Arc::new(context.clone()));
+                continue;
+            }
             let read = async { Ok((store.changed_since(position).await?, store.controls(&group).await?)) };
             match read.await {
                 Ok(((instances, next), controls)) => {
@@ -109,7 +128,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
         put(&store, &instance("a")).await;
-        let (mut contexts, task) = follow(store.clone(), "edge".into()).await.unwrap();
+        let sender = watch::Sender::new(Arc::new(Values::new()));
+        let (mut contexts, task) = follow(store.clone(), "edge".into(), sender.subscribe()).await.unwrap();
         tokio::spawn(task);
         let first = contexts.borrow_and_update().clone();
         assert_eq!((first.services.len(), first.unsettled.len()), (1, 1));
@@ -133,5 +153,9 @@ mod tests {
         assert!(store.decide("edge", &Controls::default(), &confirmed).await.unwrap());
         contexts.changed().await.unwrap();
         assert_eq!(contexts.borrow_and_update().controls, confirmed);
+
+        sender.send_replace(Arc::new([("x".to_owned(), Arc::new(json!({})))].into()));
+        contexts.changed().await.unwrap();
+        assert_eq!(contexts.borrow_and_update().values.len(), 1);
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     Host, InstanceId,
@@ -12,6 +12,9 @@ use crate::{
     instance::{Instance, Published},
     service_file::{AccessLog, Auth, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
 };
+
+/// What the sources say, by their names: `context.<name>` in templates. What did not change is shared.
+pub type Values = BTreeMap<String, Arc<Value>>;
 
 /// Everything that templates may use. A new version shares the services that did not change.
 #[derive(Debug, Clone, Default)]
@@ -22,8 +25,21 @@ pub struct Context {
     pub proven: BTreeMap<InstanceId, Arc<Service>>,
     /// Instances with an operation under way: their owners wait for an answer.
     pub unsettled: BTreeMap<InstanceId, u64>,
+    /// What the sources say, by their names.
+    pub values: Arc<Values>,
     /// What operators decided for the group that is served.
     pub controls: Controls,
+}
+
+/// One item of a list in a source, for which templates render resources of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Made of the list and the item's key.
+    pub id: InstanceId,
+    /// The path of the list: `hosts`, without `context.`.
+    pub list: Arc<str>,
+    /// As the source has it.
+    pub value: Value,
 }
 
 /// A published service, in the shape that templates read.
@@ -159,11 +175,6 @@ impl Service {
                 .map(|found| ServiceCertificate { chain: found.chain.clone(), key: found.key.clone() }),
         }
     }
-
-    /// The variables of a template that is rendered for this service.
-    pub fn variables(&self, edge: &Value) -> Value {
-        json!({ "service": self, "edge": edge })
-    }
 }
 
 impl ServiceRoute {
@@ -222,6 +233,8 @@ impl ServiceLimit {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::instance::Request;
 

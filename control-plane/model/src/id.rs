@@ -43,6 +43,11 @@ impl From<InstanceId> for String {
 }
 
 impl InstanceId {
+    /// Of an item of a context list, which owns resources as a service does. No platform can give such an id.
+    pub fn of_item(list: &str, key: &str) -> Self {
+        Self(format!("{list}/{key}").into())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

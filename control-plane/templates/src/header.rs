@@ -19,6 +19,9 @@ pub struct Header {
     /// How often it is rendered.
     #[serde(default)]
     pub for_each: ForEach,
+    /// The field that tells the items of a list apart.
+    #[serde(default = "name")]
+    pub key: String,
     /// Which nodes get it; all, when there is nothing here.
     #[serde(default, rename = "match")]
     pub matches: Option<Match>,
@@ -34,14 +37,34 @@ pub struct Header {
 }
 
 /// How often a template is rendered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub enum ForEach {
     /// Once.
     #[default]
     Edge,
     /// Once for each service: a changed service renders nothing of the others.
     Service,
+    /// Once for each item of a list in the context, by its path: `hosts` for `context.hosts`.
+    Item(String),
+}
+
+impl TryFrom<String> for ForEach {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let list = text.strip_prefix("context.").filter(|path| !path.is_empty());
+        match (text.as_str(), list) {
+            ("edge", _) => Ok(Self::Edge),
+            ("service", _) => Ok(Self::Service),
+            (_, Some(path)) => Ok(Self::Item(path.to_owned())),
+            _ => Err(format!("for_each: edge, service, or a list such as context.hosts, got {text:?}")),
+        }
+    }
+}
+
+fn name() -> String {
+    "name".into()
 }
 
 /// Conditions on a node, all of which hold; each is a list of patterns with `*` and `?`, one of which fits.
@@ -121,7 +144,7 @@ pub enum InvalidHeader {
     #[error("a template opens with a comment such as {{# kind: clusters #}}")]
     Missing,
     #[error(
-        "the comment at the top is YAML with `kind` and, if wanted, `for_each`, `match`, `replaces`, `ttl`, `allow`"
+        "the comment at the top is YAML with `kind` and, if wanted, `for_each`, `key`, `match`, `replaces`, `ttl`, `allow`"
     )]
     Yaml(#[source] serde_norway::Error),
 }
@@ -157,6 +180,7 @@ mod tests {
             "{# kind: clusters",
             "{# sort: x #}",
             "{# kind: clusters\nfor_each: planet #}",
+            "{# kind: clusters\nfor_each: context. #}",
             "{# kind: clusters\nttl: 1s #}",
             "{# kind: clusters\nmatch: {planet: [x]} #}",
         ] {

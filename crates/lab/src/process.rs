@@ -29,6 +29,17 @@ const TAIL_LINES: usize = 12;
 impl Process {
     /// Starts `program`; `log` is appended to.
     pub fn start(name: &str, program: &Path, args: &[String], log: &Path) -> Result<Self, LabError> {
+        Self::start_with(name, program, args, &[], log)
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(
+        name: &str,
+        program: &Path,
+        args: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Result<Self, LabError> {
         if !program.exists() {
             return Err(LabError::NoBinary { what: name.to_owned(), path: program.display().to_string() });
         }
@@ -37,6 +48,7 @@ impl Process {
         let errors = file.try_clone().map_err(starting())?;
         let child = command(program)
             .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(errors)

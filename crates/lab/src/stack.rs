@@ -32,10 +32,14 @@ pub struct Layout {
     pub transport: Transport,
     /// `<group>/<instance>`
     pub node_id: String,
+    /// Whether hosts are served over TLS too: by certificates on demand, which Envoy has from 1.40 on.
+    pub https: bool,
     /// Mutual TLS between the node and its control plane; none of it without.
     pub tls: Option<TlsPaths>,
     /// More flags for the control plane.
     pub control_plane_args: Vec<String>,
+    /// More of its environment.
+    pub control_plane_env: Vec<(String, String)>,
 }
 
 /// PEM files of both sides of mutual TLS.
@@ -188,8 +192,9 @@ impl Stack {
             args.push(format!("--xds-client-ca={}", ca.display()));
         }
         let program = self.layout.bin_dir.join("gatehouse-control-plane");
+        let log = self.layout.log("control-plane");
         let process =
-            Process::start("the control plane", &program, &args, &self.layout.log("control-plane"))?;
+            Process::start_with("the control plane", &program, &args, &self.layout.control_plane_env, &log)?;
         let url = format!("{}/readyz", self.control_plane_url());
         // It runs on when nobody waits for it any more: one that holds everything back never is ready.
         let process = self.control_plane.insert(process);
@@ -198,11 +203,11 @@ impl Stack {
 
     /// JSON is YAML.
     fn edge_settings(&self) -> String {
-        let Layout { ports, access_log_module, .. } = &self.layout;
+        let Layout { ports, access_log_module, https, .. } = &self.layout;
         let listen = |port: u16| json!({"address": "127.0.0.1", "port": port});
         json!({
             "http": listen(ports.http),
-            "https": listen(ports.https),
+            "https": https.then(|| listen(ports.https)),
             "proxy_protocol": false,
             "run_dir": self.layout.run_dir(),
             "access_log_module": access_log_module,

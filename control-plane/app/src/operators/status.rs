@@ -7,6 +7,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse as _, Response},
 };
+use context::Sources;
 use model::instance::Instance;
 use serde_json::{Value, json};
 
@@ -38,6 +39,7 @@ pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMa
     Json(json!({
         "generation": snapshot.map_or(0, |snapshot| snapshot.generation()),
         "templates": { "fault": faults.edge },
+        "sources": operators.sources.as_ref().map(Sources::all),
         "held": held,
         "pause": controls.pause,
         "refused": refused,

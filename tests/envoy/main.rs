@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod context;
+mod fleet;
 mod gate;
 mod grpc;
 mod identity;

@@ -1,7 +1,7 @@
 //! A service comes, changes and goes, and nothing else on the node notices.
 
 use serde_json::json;
-use tests::Lab;
+use tests::{Lab, eventually};
 
 #[tokio::test]
 async fn a_service_goes_live_changes_and_leaves() {
@@ -28,8 +28,11 @@ async fn a_service_goes_live_changes_and_leaves() {
     assert_eq!(lab.deprovision(&hello).await.status, 202);
     assert_eq!(lab.ended(&hello).await.0, "gone");
     assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 404);
-    let config = lab.envoy_admin("/config_dump?include_eds").await;
-    assert!(!config.contains(&hello.id()), "nothing of it is left in Envoy");
+    eventually("nothing of it is left in Envoy", || async {
+        let config = lab.envoy_admin("/config_dump?include_eds").await;
+        (!config.contains(&hello.id())).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

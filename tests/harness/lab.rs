@@ -133,6 +133,8 @@ impl Lab {
             https: true,
             tls: None,
             control_plane_env: Vec::new(),
+            edge: serde_json::Value::Null,
+            xds_balancer: None,
             control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],
         };
         change(&mut layout);

@@ -5,13 +5,17 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod aws;
+mod balancer;
 mod certificates;
 mod client;
 mod lab;
+mod load;
 mod service;
 
 pub use aws::Aws;
+pub use balancer::Balancer;
 pub use certificates::TestCa;
 pub use client::{Answer, Token};
 pub use lab::{Lab, envoy, eventually, project, tool};
+pub use load::{Load, Seen};
 pub use service::Service;

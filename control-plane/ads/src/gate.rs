@@ -1,6 +1,6 @@
 //! Make before break, and no route before its policies (invariant 11): what may be sent when.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use api::{ResourceType, Role};
 use resources::{Bundle, Key, Shared, Snapshot};
@@ -13,6 +13,39 @@ use crate::node::{State, owner_of};
 /// (`initial_fetch_timeout`); what waits for that ACK waits no longer than this.
 pub(crate) const CLUSTERS_DEADLINE: Duration = Duration::from_secs(20);
 
+/// A request has its route before the sidecars are asked, and looks its cluster up by name after they have answered:
+/// so a cluster stays longer than requests are under way to it. The default filters may take 0.6 s in all.
+pub(crate) const LINGER: Duration = Duration::from_secs(3);
+
+/// Since when the routes of an owner are as they should be, while something of it waits to go.
+#[derive(Debug, Default)]
+pub(crate) struct Lingering(HashMap<Box<str>, Instant>);
+
+impl Lingering {
+    /// Whether what routes name no more has been left alone for long enough.
+    fn is_over(&mut self, owner: &str, routes_are_settled: bool, now: Instant) -> bool {
+        if !routes_are_settled {
+            self.0.remove(owner);
+            return false;
+        }
+        if let Some(since) = self.0.get(owner) {
+            return now >= *since + LINGER;
+        }
+        self.0.insert(owner.into(), now);
+        false
+    }
+
+    /// When to look again.
+    pub(crate) fn ends(&self, now: Instant) -> Option<Instant> {
+        self.0.values().map(|since| *since + LINGER).filter(|end| *end > now).min()
+    }
+
+    /// What is long over is gone.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, since| now < *since + 2 * LINGER);
+    }
+}
+
 /// What a gate looks at, beside the node's state.
 pub(crate) struct Readiness<'a> {
     pub(crate) group: &'a str,
@@ -22,6 +55,7 @@ pub(crate) struct Readiness<'a> {
     pub(crate) clusters_open: bool,
     /// Whether the client had time to say what routes it has.
     pub(crate) is_settled_in: bool,
+    pub(crate) now: Instant,
 }
 
 /// Whether a change may be sent to a node now.
@@ -30,8 +64,9 @@ pub(crate) fn gate(
     change: &Change<Shared>,
     state: &State,
     readiness: &Readiness<'_>,
+    lingering: &mut Lingering,
 ) -> Gate {
-    let Readiness { group, snapshot, sidecars, clusters_open, is_settled_in } = readiness;
+    let Readiness { group, snapshot, sidecars, clusters_open, is_settled_in, now } = readiness;
     let open = match (kind, &change.item) {
         (ResourceType::VirtualHost, Some(item)) => {
             let bundle = item.owner.as_ref().and_then(|owner| snapshot.bundle(owner));
@@ -50,7 +85,16 @@ pub(crate) fn gate(
         (_, None) => {
             let key = Key { kind, name: change.name.clone() };
             match state.of(ResourceType::VirtualHost) {
-                Some(_) => state.routes_are_settled(group, owner_of(&key), snapshot),
+                Some(_) => {
+                    let owner = owner_of(&key);
+                    let is_settled = state.routes_are_settled(group, owner, snapshot);
+                    match kind {
+                        ResourceType::Cluster | ResourceType::Endpoints => {
+                            lingering.is_over(owner, is_settled, *now)
+                        }
+                        _ => is_settled,
+                    }
+                }
                 // It gets its routes from elsewhere.
                 None => *is_settled_in,
             }

@@ -204,7 +204,8 @@ impl State {
         }
     }
 
-    /// Whether nothing of a service is left on the node; the error says what is, or who has not told yet.
+    /// Whether nothing of a service can be reached on the node any more; the error says what can, or who has not told
+    /// yet. Clusters stay for a moment longer, for requests that are under way to them.
     pub(crate) fn removed(&self, owner: &InstanceId, sidecars: &[Role]) -> Result<(), String> {
         for role in sidecars.iter().chain([&Role::Envoy]) {
             let last = match role {
@@ -216,7 +217,9 @@ impl State {
             if self.of(last).is_none() {
                 return Err(format!("{role} to say what it holds"));
             }
-            let of_role = self.types().filter(|(kind, _)| kind.role() == *role);
+            let lingers =
+                |kind: ResourceType| matches!(kind, ResourceType::Cluster | ResourceType::Endpoints);
+            let of_role = self.types().filter(|(kind, _)| kind.role() == *role && !lingers(*kind));
             let left = of_role
                 .flat_map(|(kind, told)| told.strays().map(move |name| Key { kind, name: name.clone() }));
             if let Some(key) = left.into_iter().find(|key| owner_of(key) == owner.as_str()) {

@@ -16,7 +16,7 @@ use xds::{
 
 use crate::{
     frame::{DeltaFrame, Frame, Sent, SotwBody, SotwFrame},
-    gate::{self, Readiness},
+    gate::{self, Lingering, Readiness},
     hub::{Group, Hub},
     metrics::KindLabel,
     node::{Node, State, Told},
@@ -33,6 +33,7 @@ pub(crate) struct Session {
     sidecars: Vec<Role>,
     snapshot: Arc<Snapshot>,
     opened: Instant,
+    lingering: Lingering,
     /// The types that this stream carries.
     kinds: BTreeSet<ResourceType>,
     /// Clusters that were sent before the client asked for endpoints.
@@ -73,6 +74,7 @@ impl Session {
             sidecars: group.sidecars.clone(),
             snapshot,
             opened: Instant::now(),
+            lingering: Lingering::default(),
             kinds: BTreeSet::new(),
             clusters_sent: BTreeSet::new(),
             inside: None,
@@ -224,6 +226,7 @@ impl Session {
         let mut frames = Vec::new();
         let node = self.node.clone();
         let mut state = node.state();
+        let mut lingering = std::mem::take(&mut self.lingering);
         for kind in ResourceType::ALL {
             if !self.kinds.contains(&kind) {
                 continue;
@@ -241,7 +244,8 @@ impl Session {
                 continue;
             }
             let Some(mut told) = state.take(self.number, kind) else { continue };
-            let batch = told.resources.next(|change| gate::gate(kind, change, &state, &readiness));
+            let batch =
+                told.resources.next(|change| gate::gate(kind, change, &state, &readiness, &mut lingering));
             let frame = match batch {
                 Some(batch) => {
                     if kind == ResourceType::Cluster && self.variant == Variant::Delta {
@@ -259,6 +263,8 @@ impl Session {
                 self.settle_inside(&mut state, None);
             }
         }
+        lingering.forget(now);
+        self.lingering = lingering;
         frames
     }
 
@@ -269,6 +275,7 @@ impl Session {
             sidecars: &self.sidecars,
             clusters_open: gate::clusters_are_acknowledged(state, now),
             is_settled_in: now >= self.opened + gate::CLUSTERS_DEADLINE,
+            now,
         }
     }
 
@@ -287,7 +294,7 @@ impl Session {
         let gates = gates.map(|since| since + gate::CLUSTERS_DEADLINE);
         let beats = self.beats.iter().filter_map(|(kind, last)| Some(*last + self.beat_interval(*kind)?));
         // What is past has been looked at.
-        gates.chain(beats).filter(|at| *at > now).min()
+        gates.chain(beats).chain(self.lingering.ends(now)).filter(|at| *at > now).min()
     }
 
     /// A delta client does not ask again for the endpoints of a changed cluster, and warms it until they come
@@ -417,7 +424,8 @@ impl Session {
             if is_first {
                 Gate::Open
             } else {
-                gate::gate(ResourceType::VirtualHost, change, state, &readiness)
+                // What lingers is never a virtual host.
+                gate::gate(ResourceType::VirtualHost, change, state, &readiness, &mut Lingering::default())
             }
         });
         let full_set = batch.map(|batch| (batch.nonce, hosts.resources.full_set()));

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{LabError, Ports, Process, envoy, http::healthy, receiver::Receiver, upstream::Upstream};
 
@@ -36,6 +36,10 @@ pub struct Layout {
     pub https: bool,
     /// Mutual TLS between the node and its control plane; none of it without.
     pub tls: Option<TlsPaths>,
+    /// What the templates are told about the edge, over what the lab says: a mapping.
+    pub edge: Value,
+    /// Where the node asks for its control plane, if not at `ports.xds`: a load balancer.
+    pub xds_balancer: Option<u16>,
     /// More flags for the control plane.
     pub control_plane_args: Vec<String>,
     /// More of its environment.
@@ -74,6 +78,8 @@ pub struct Stack {
     pub layout: Layout,
     /// `gatehouse-control-plane all --dev`
     pub control_plane: Option<Process>,
+    /// More of them, on the same store.
+    pub replicas: Vec<Process>,
     /// By name.
     pub sidecars: BTreeMap<&'static str, Process>,
     /// The proxy.
@@ -138,6 +144,7 @@ impl Stack {
         Ok(Self {
             layout,
             control_plane: None,
+            replicas: Vec::new(),
             sidecars: BTreeMap::new(),
             envoy: None,
             upstream: None,
@@ -172,7 +179,24 @@ impl Stack {
 
     /// Starts the control plane, and waits until it serves.
     pub async fn start_control_plane(&mut self) -> Result<(), LabError> {
-        let Layout { data_dir, ports, .. } = &self.layout;
+        let ports = self.layout.ports;
+        // It runs on when nobody waits for it any more: one that holds everything back never is ready.
+        let process = self.launch_control_plane(&ports, "control-plane")?;
+        let process = self.control_plane.insert(process);
+        serves(process, &self.client, &ports).await
+    }
+
+    /// Starts another control plane on the same store, and waits until it serves.
+    pub async fn start_replica(&mut self, ports: &Ports) -> Result<(), LabError> {
+        let name = format!("control-plane-{}", self.replicas.len() + 2);
+        let mut process = self.launch_control_plane(ports, &name)?;
+        serves(&mut process, &self.client, ports).await?;
+        self.replicas.push(process);
+        Ok(())
+    }
+
+    fn launch_control_plane(&self, ports: &Ports, log: &str) -> Result<Process, LabError> {
+        let data_dir = &self.layout.data_dir;
         let edge = self.layout.run_dir().join("edge.yaml");
         fs::write(&edge, self.edge_settings())
             .map_err(LabError::io(format!("writing {}", edge.display())))?;
@@ -192,28 +216,26 @@ impl Stack {
             args.push(format!("--xds-client-ca={}", ca.display()));
         }
         let program = self.layout.bin_dir.join("gatehouse-control-plane");
-        let log = self.layout.log("control-plane");
-        let process =
-            Process::start_with("the control plane", &program, &args, &self.layout.control_plane_env, &log)?;
-        let url = format!("{}/readyz", self.control_plane_url());
-        // It runs on when nobody waits for it any more: one that holds everything back never is ready.
-        let process = self.control_plane.insert(process);
-        process.wait_until(READY_DEADLINE, || healthy(&self.client, &url)).await
+        let log = self.layout.log(log);
+        Process::start_with("the control plane", &program, &args, &self.layout.control_plane_env, &log)
     }
 
     /// JSON is YAML.
     fn edge_settings(&self) -> String {
         let Layout { ports, access_log_module, https, .. } = &self.layout;
         let listen = |port: u16| json!({"address": "127.0.0.1", "port": port});
-        json!({
+        let mut settings = json!({
             "http": listen(ports.http),
             "https": https.then(|| listen(ports.https)),
             "proxy_protocol": false,
             "run_dir": self.layout.run_dir(),
             "access_log_module": access_log_module,
             "rest": {"refresh_delay": REFRESH_DELAY},
-        })
-        .to_string()
+        });
+        for (name, value) in self.layout.edge.as_object().into_iter().flatten() {
+            settings[name] = value.clone();
+        }
+        settings.to_string()
     }
 
     /// Starts a sidecar, and waits until it has its policies.
@@ -223,7 +245,7 @@ impl Stack {
         let scheme = if self.layout.tls.is_some() { "https" } else { "http" };
         let mut args = vec![
             format!("--node-id={}", self.layout.node_id),
-            format!("--xds={scheme}://127.0.0.1:{}", ports.xds),
+            format!("--xds={scheme}://127.0.0.1:{}", self.layout.xds_balancer.unwrap_or(ports.xds)),
             format!("--socket={}", self.layout.run_dir().join(format!("{name}.sock")).display()),
             format!("--data-dir={}", data_dir.join("node").join(name).display()),
             format!("--admin=127.0.0.1:{admin}"),
@@ -289,7 +311,7 @@ impl Stack {
         for (_, sidecar) in std::mem::take(&mut self.sidecars) {
             sidecar.stop(DRAIN_DEADLINE).await;
         }
-        if let Some(control_plane) = self.control_plane.take() {
+        for control_plane in self.control_plane.take().into_iter().chain(self.replicas) {
             control_plane.stop(DRAIN_DEADLINE).await;
         }
     }
@@ -314,9 +336,15 @@ impl Stack {
     }
 }
 
+async fn serves(process: &mut Process, client: &reqwest::Client, ports: &Ports) -> Result<(), LabError> {
+    let url = format!("http://127.0.0.1:{}/readyz", ports.control_plane);
+    process.wait_until(READY_DEADLINE, || healthy(client, &url)).await
+}
+
 /// Where the control plane is, and nothing else.
 fn bootstrap_of(layout: &Layout) -> String {
     let Layout { ports, transport, node_id, tls, .. } = layout;
+    let xds = layout.xds_balancer.unwrap_or(ports.xds);
     let address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let grpc = |api_type: &str| {
         json!({
@@ -390,7 +418,7 @@ fn bootstrap_of(layout: &Layout) -> String {
             "transport_socket": transport_socket,
             "load_assignment": {
                 "cluster_name": "xds",
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(ports.xds)}}]}]
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(xds)}}]}]
             },
             "typed_extension_protocol_options": {
                 "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

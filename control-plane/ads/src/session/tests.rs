@@ -89,6 +89,14 @@ impl Stream {
         }
     }
 
+    /// Lets the requests end that still have an old route.
+    fn linger(&mut self) {
+        assert_eq!(self.hear(), Vec::<String>::new(), "requests are under way");
+        let end = self.now + gate::LINGER;
+        assert!(self.session.deadline(self.now).is_some_and(|at| at <= end), "it looks again by itself");
+        self.now = end;
+    }
+
     /// What is sent now, as text.
     fn hear(&mut self) -> Vec<String> {
         let frames = self.session.responses(self.now);
@@ -282,6 +290,7 @@ fn rule_47_what_is_new_comes_before_what_names_it_and_what_is_old_goes_after() {
     assert_eq!(envoy.hear(), ["virtual_hosts: +edge/a"]);
     assert_eq!(authz.hear(), Vec::<String>::new(), "a route may still name the old policy");
     envoy.accept(ResourceType::VirtualHost, &[]);
+    envoy.linger();
     assert_eq!(envoy.hear(), ["clusters: -a/1", "endpoints: -a/1"]);
     assert_eq!(authz.hear(), ["authz_policies: -a@1"]);
 }
@@ -295,7 +304,41 @@ fn rule_47_a_service_that_leaves_leaves_in_reverse() {
     envoy.update(&world);
     assert_eq!(envoy.hear(), ["virtual_hosts: -edge/a"]);
     envoy.accept(ResourceType::VirtualHost, &[]);
+    envoy.linger();
     assert_eq!(envoy.hear(), ["clusters: -a/1", "endpoints: -a/1"]);
+}
+
+/// Envoy 1.40 answers 503 (`cluster_not_found`) to a request that got its route before the sidecars were asked.
+#[test]
+fn a_cluster_stays_while_requests_may_be_under_way_to_it_however_often_its_service_changes() {
+    let mut world = World::new(&[]);
+    let mut envoy = envoy(&world);
+    envoy.follow();
+    let accept_all = |envoy: &mut Stream| {
+        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+            envoy.accept(kind, &[]);
+        }
+    };
+    world.change([service("a", 2)]);
+    envoy.update(&world);
+    envoy.ask(ResourceType::Endpoints, &["a/2"]);
+    assert_eq!(envoy.hear(), ["clusters: +a/2", "endpoints: +a/2"]);
+    accept_all(&mut envoy);
+    assert_eq!(envoy.hear(), ["virtual_hosts: +edge/a"]);
+    envoy.accept(ResourceType::VirtualHost, &[]);
+    envoy.linger();
+    // Just before the end it changes again, and the time begins anew with the new route.
+    envoy.now -= Duration::from_millis(1);
+    world.change([service("a", 3)]);
+    envoy.update(&world);
+    envoy.ask(ResourceType::Endpoints, &["a/3"]);
+    assert_eq!(envoy.hear(), ["clusters: +a/3", "endpoints: +a/3"]);
+    envoy.now += Duration::from_millis(1);
+    accept_all(&mut envoy);
+    assert_eq!(envoy.hear(), ["virtual_hosts: +edge/a"]);
+    envoy.accept(ResourceType::VirtualHost, &[]);
+    envoy.linger();
+    assert_eq!(envoy.hear(), ["clusters: -a/1 -a/2", "endpoints: -a/1 -a/2"]);
 }
 
 #[test]

@@ -21,6 +21,31 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// What a node does not hold as it should, and how that differs
+    Diff {
+        /// `<group>/<instance>`
+        node: String,
+    },
+    /// The resources that are served
+    Resources {
+        /// listeners, clusters, …; all, when there is nothing here
+        kind: Option<String>,
+    },
+    /// One resource as YAML, with the versions before
+    Show {
+        /// listeners, clusters, …
+        kind: String,
+        /// Its xDS name
+        name: String,
+        /// An earlier version, or the beginning of it
+        #[arg(long)]
+        version: Option<String>,
+        /// Show only what changed since this version
+        #[arg(long)]
+        since: Option<String>,
+    },
+    /// Where the context comes from, and how fresh it is
+    Sources,
     /// Let a change go live that was held
     Confirm {
         /// As `gatehouse fleet` shows it
@@ -43,6 +68,33 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let status = operators.get("/api/status").await?;
             let shown = table(&status);
             (status, shown)
+        }
+        Some(Command::Diff { node }) => {
+            let answer = operators.get(&format!("/api/diff/{}", escaped(node))).await?;
+            let shown = differences(&answer);
+            (answer, shown)
+        }
+        Some(Command::Resources { kind }) => {
+            let query = kind.as_ref().map(|kind| format!("?kind={}", escaped(kind))).unwrap_or_default();
+            let answer = operators.get(&format!("/api/resources{query}")).await?;
+            let shown = items(&answer["resources"]).map(resource).collect();
+            (answer, shown)
+        }
+        Some(Command::Show { kind, name, version, since }) => {
+            let chosen = [("version", version), ("from", since)];
+            let query: Vec<_> = chosen
+                .into_iter()
+                .filter_map(|(field, value)| Some(format!("{field}={}", escaped(value.as_ref()?))))
+                .collect();
+            let path = format!("/api/resources/{}/{}?{}", escaped(kind), escaped(name), query.join("&"));
+            let answer = operators.get(&path).await?;
+            let shown = one(&answer);
+            (answer, shown)
+        }
+        Some(Command::Sources) => {
+            let answer = operators.get("/api/sources").await?;
+            let shown = items(&answer["sources"]).map(source).collect();
+            (answer, shown)
         }
         Some(Command::Confirm { id }) => {
             let answer = operators.post(&format!("/api/held/{id}/confirm"), &json!({})).await?;
@@ -100,6 +152,71 @@ fn process(role: &str, view: &Value) -> Vec<String> {
         lines.push(format!("      {} {resource}: {}", style("refused").red(), text(message)));
     }
     lines
+}
+
+/// For a path or a query: slashes belong to names.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn differences(answer: &Value) -> String {
+    let mut lines = Vec::new();
+    for difference in items(&answer["shown"]) {
+        let state = match text(&difference["state"]) {
+            "refused" => style("refused").red(),
+            other => style(other).yellow(),
+        };
+        lines.push(format!("{state} {} {}", text(&difference["kind"]), text(&difference["name"])));
+        if let Some(why) = difference["refused"].as_str() {
+            lines.push(format!("  {why}"));
+        }
+        lines.push(text(&difference["diff"]).trim_end().to_owned());
+    }
+    let count = answer["differences"].as_u64().unwrap_or_default();
+    let node = text(&answer["node"]);
+    lines.push(match (count, items(&answer["shown"]).count()) {
+        (0, _) => format!("{node} holds everything as it should"),
+        (count, shown) if shown as u64 == count => format!("{node}: {count} resources differ"),
+        (count, shown) => format!("{node}: {count} resources differ; the first {shown} are shown"),
+    });
+    lines.join("\n") + "\n"
+}
+
+fn resource(resource: &Value) -> String {
+    let versions: Vec<_> =
+        resource["versions"].as_object().into_iter().flatten().map(|(_, version)| version).collect();
+    let first: String =
+        versions.first().map_or("-", |version| text(version)).chars().take(VERSION_CHARS).collect();
+    let differs = versions.iter().any(|version| *version != versions[0]);
+    let more = if differs { format!(" and {} others", versions.len() - 1) } else { String::new() };
+    let owner = resource["owner"].as_str().map(|owner| format!("  of {owner}")).unwrap_or_default();
+    format!("{:<18} {}  {first}{more}{owner}\n", text(&resource["kind"]), text(&resource["name"]))
+}
+
+fn one(answer: &Value) -> String {
+    let mut shown = answer["diff"].as_str().unwrap_or_else(|| text(&answer["yaml"])).to_owned();
+    if answer["diff"] == "" {
+        "nothing changed\n".clone_into(&mut shown);
+    }
+    for version in items(&answer["history"]) {
+        let until =
+            version["until"].as_str().map_or("is served".to_owned(), |until| format!("until {until}"));
+        shown.push_str(&format!("# {} {until}\n", text(&version["version"])));
+    }
+    shown
+}
+
+fn source(source: &Value) -> String {
+    let freshness = match text(&source["freshness"]) {
+        "fresh" => style("fresh").green(),
+        "stale" => style("stale").yellow(),
+        other => style(other).red(),
+    };
+    let why = source["error"].as_str().map(|why| format!("\n  {why}")).unwrap_or_default();
+    format!("{:<20} {freshness:<7}  {}{why}\n", text(&source["name"]), text(&source["origin"]))
 }
 
 /// Enough to tell versions apart by eye.

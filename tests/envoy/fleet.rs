@@ -106,3 +106,58 @@ async fn when_a_replica_dies_its_proxies_move_and_nothing_is_sent_again() {
     lab.live(&late).await;
     assert_eq!(lab.get(late.host(), "/", Some(&lab.good_token(&late).await)).await.status, 200);
 }
+
+/// What the client prints.
+async fn told(lab: &Lab, args: &[&str]) -> String {
+    let output = lab.gatehouse(&[&["fleet"], args].concat()).await;
+    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{out}{errors}")
+}
+
+#[tokio::test]
+async fn operators_see_what_is_served_what_changed_and_where_a_node_differs() {
+    let (lab, folder) = Lab::with_templates(&[]).await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    let host = format!("edge/{}", hello.id());
+    lab.change(&hello.clone().with("/routes/0/timeout", json!("7s"))).await;
+    let shown = told(&lab, &["show", "virtual_hosts", &host]).await;
+    assert!(shown.contains("timeout: 7s") && shown.contains("is served"), "{shown}");
+    let before = shown.lines().last().and_then(|line| line.split(' ').nth(1)).unwrap().to_owned();
+    let diff = told(&lab, &["show", "virtual_hosts", &host, "--since", &before[..8]]).await;
+    assert!(diff.contains("-    timeout: 15s") && diff.contains("+    timeout: 7s"), "{diff}");
+    let older = told(&lab, &["show", "virtual_hosts", &host, "--version", &before]).await;
+    assert!(older.contains("timeout: 15s"), "{older}");
+    // A certificate is shown, its key is not.
+    let secret = told(&lab, &["show", "secrets", hello.host()]).await;
+    assert!(secret.contains("BEGIN CERTIFICATE") && secret.contains("[redacted]"), "{secret}");
+    assert!(!secret.contains("PRIVATE KEY"), "{secret}");
+    let all = told(&lab, &["resources", "clusters"]).await;
+    assert!(all.contains("gatehouse_authn") && all.contains(&format!("of {}", hello.id())), "{all}");
+    for (args, words) in [
+        (&["show", "clusters", "nothing"][..], "name: clusters has never had \"nothing\""),
+        (&["show", "klusters", "x"], "kind: one of"),
+        (&["diff", "edge/nobody"], "node: none of the 1 nodes of this replica has the id \"edge/nobody\""),
+        (&["resources", "--token", "wrong"], "the token of an operator is needed"),
+    ] {
+        let refusal = told(&lab, args).await;
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    assert_eq!(told(&lab, &["diff", "edge/local"]).await, "edge/local holds everything as it should\n");
+
+    // Envoy refuses what no proto forbids: two listeners on one address.
+    let clash = "{# kind: listeners #}\nresources:\n- name: clash\n  address: {socket_address: {address: 127.0.0.1, \
+                 port_value: {{ edge.http.port }}}}\n  filter_chains: [{filters: [{name: t, typed_config: {'@type': \
+                 type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: \
+                 gatehouse_authn}}]}]\n";
+    std::fs::write(folder.join("clash.yaml"), clash).unwrap();
+    let diff = eventually("the node differs", || async {
+        let diff = told(&lab, &["diff", "edge/local"]).await;
+        diff.contains("refused listeners clash").then_some(diff)
+    })
+    .await;
+    assert!(diff.contains("+++ listeners clash@") && diff.contains("+name: clash"), "{diff}");
+    assert!(diff.contains("edge/local: 1 resources differ"), "{diff}");
+    let table = told(&lab, &[]).await;
+    assert!(table.contains("NACK") && table.contains("refused listeners clash"), "{table}");
+}

@@ -26,7 +26,7 @@ use crate::{
     node::Node,
     pollers::Pollers,
     served::{Selector, Served},
-    view::NodeView,
+    view::{self, Difference, NodeView},
 };
 
 /// A kind of nodes: all of a group get the same resources.
@@ -271,6 +271,12 @@ impl Hub {
     /// What the nodes report of the services' load.
     pub fn loads(&self) -> BTreeMap<InstanceId, Load> {
         self.loads.all()
+    }
+
+    /// What a node does not hold as it should; `None` when there is no such node on a stream of this replica.
+    pub fn differences(&self, node_id: &str) -> Option<Vec<Difference>> {
+        let node = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(node_id).cloned();
+        node.map(|node| view::differences(&node))
     }
 
     /// Every node, for operators.

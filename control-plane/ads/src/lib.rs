@@ -29,4 +29,4 @@ pub use lrs::Load;
 pub use metrics::Metrics;
 pub use served::Selector;
 pub use service::Discovery;
-pub use view::{NodeView, RoleView, TypeView};
+pub use view::{Difference, NodeView, RoleView, TypeView};

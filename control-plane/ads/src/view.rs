@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use api::Role;
+use api::{ResourceType, Role};
 use serde::Serialize;
 use xds::stream::{Desired as _, Item as _};
 
@@ -49,6 +49,55 @@ pub struct TypeView {
     pub last_ack_secs: Option<u64>,
     /// Seconds since the last NACK, and the client's words.
     pub last_nack: Option<(u64, String)>,
+}
+
+/// A resource that a node does not hold as it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is.
+    pub kind: ResourceType,
+    /// Its xDS name.
+    pub name: String,
+    /// The version that the node holds; `None` when it holds none.
+    pub held: Option<String>,
+    /// The version that it should hold; `None` when it should hold none.
+    pub wanted: Option<String>,
+    /// Why it refused the wanted one.
+    pub refused: Option<String>,
+}
+
+/// Everything that the node does not hold as it should.
+pub(crate) fn differences(node: &Node) -> Vec<Difference> {
+    let state = node.state();
+    let mut found = Vec::new();
+    for (kind, told) in state.types() {
+        let text = |version: &xds::stream::Version| version.to_string();
+        let wanted = told
+            .desired()
+            .iter()
+            .filter(|item| told.wants(item.name()) && told.held(item.name()) != Some(item.version()));
+        found.extend(wanted.map(|item| {
+            Difference {
+                kind,
+                name: item.name().to_string(),
+                held: told.held(item.name()).map(text),
+                wanted: Some(text(item.version())),
+                refused: told
+                    .refused()
+                    .get(item.name())
+                    .filter(|refused| refused.version == *item.version())
+                    .map(|refused| refused.message.clone()),
+            }
+        }));
+        found.extend(told.strays().map(|name| Difference {
+            kind,
+            name: name.to_string(),
+            held: told.held(name).map(text),
+            wanted: None,
+            refused: None,
+        }));
+    }
+    found
 }
 
 impl NodeView {

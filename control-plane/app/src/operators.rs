@@ -4,10 +4,13 @@
 //! the question of a service's owner.
 
 mod controls;
+mod nodes;
+mod resources;
 mod status;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use ::resources::History;
 use ads::Hub;
 use axum::{
     Json, Router,
@@ -32,6 +35,7 @@ pub(crate) struct Operators {
     pub(crate) faults: SharedFaults,
     /// `None` where this process renders nothing.
     pub(crate) sources: Option<Sources>,
+    pub(crate) history: Arc<Mutex<History>>,
     pub(crate) platforms: Arc<Vec<Credentials>>,
     /// Names and tokens of those who may decide.
     pub(crate) people: Arc<Vec<Credentials>>,
@@ -44,12 +48,18 @@ struct Operator(String);
 
 impl Operators {
     pub(crate) fn router(self) -> Router {
-        let decisions = Router::new()
+        let own = Router::new()
+            .route("/api/nodes", get(nodes::list))
+            .route("/api/nodes/{*id}", get(nodes::one))
+            .route("/api/diff/{*id}", get(nodes::diff))
+            .route("/api/resources", get(resources::list))
+            .route("/api/resources/{kind}/{*name}", get(resources::one))
+            .route("/api/sources", get(status::sources))
             .route("/api/pause", post(controls::pause))
             .route("/api/resume", post(controls::resume))
             .route("/api/held/{id}/confirm", post(controls::confirm))
             .layer(middleware::from_fn_with_state(self.clone(), operators_only));
-        Router::new().route("/api/status", get(status::status)).merge(decisions).with_state(self)
+        Router::new().route("/api/status", get(status::status)).merge(own).with_state(self)
     }
 
     /// The operator whose token a request carries.

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ads::Hub;
@@ -17,6 +17,7 @@ use model::{
     node::{NodeFacts, Selection},
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use resources::History;
 use runtime::{Latch, telemetry::chain};
 use templates::{ForEach, Scope, Templates};
 use tokio::{sync::watch, time::Instant};
@@ -110,6 +111,7 @@ pub(crate) struct Publisher {
     is_stale: bool,
     variants: BTreeMap<Selection, Variant>,
     metrics: Metrics,
+    history: Arc<Mutex<History>>,
     /// Dropped with the first snapshot.
     unready: Option<Latch>,
 }
@@ -125,6 +127,7 @@ impl Publisher {
         hub: Arc<Hub>,
         faults: SharedFaults,
         metrics: Metrics,
+        history: Arc<Mutex<History>>,
         unready: Latch,
     ) -> Self {
         Self {
@@ -140,6 +143,7 @@ impl Publisher {
             is_stale: true,
             variants: BTreeMap::new(),
             metrics,
+            history,
             unready: Some(unready),
         }
     }
@@ -228,7 +232,11 @@ impl Publisher {
                 for id in &changed {
                     variant.render_one(id, &input, self.variants.values());
                 }
+                let before = variant.snapshot().clone();
                 if variant.compose(&input, changed) {
+                    let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+                    history.note(&before, variant.snapshot(), SystemTime::now());
+                    drop(history);
                     serve(&self.hub, &self.settings.group, selection, &variant);
                 }
                 if variant.snapshot().generation() > 0 {

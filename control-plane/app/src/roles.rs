@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use broker::Broker;
 use context::Sources;
 use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
+use resources::History;
 use runtime::{Admin, Readiness, Shutdown};
 use store::{SqliteStore, Store as _};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -101,6 +102,7 @@ impl App {
             router = router.merge(broker.router());
         }
         let mut sources = None;
+        let history = Arc::new(Mutex::new(History::default()));
         // Dropped when the streams are to end.
         let (stop_streams, stopping) = watch::channel(false);
         if let Some(listener) = xds {
@@ -129,6 +131,7 @@ impl App {
                 hub.clone(),
                 faults.clone(),
                 publishing,
+                history.clone(),
                 first_snapshot,
             );
             tasks.spawn(publisher.run(contexts.clone(), templates));
@@ -144,7 +147,7 @@ impl App {
             tasks.spawn(serve_xds(&config, listener, Discovery::new(hub.clone(), stopping), &shutdown)?);
         }
         let people = Arc::new(config.operators);
-        let operators = Operators { store, hub, faults, sources, platforms, people, group };
+        let operators = Operators { store, hub, faults, sources, history, platforms, people, group };
         let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());

@@ -14,6 +14,9 @@ mod table;
 
 mod guard;
 
+mod history;
+mod shown;
+
 mod compose;
 
 mod hash;
@@ -21,6 +24,7 @@ mod hash;
 pub use compose::compose;
 pub use decode::{InvalidDocument, Mistake, Place, decode};
 pub use guard::{Guard, Loss, Sizes, id_of_loss};
+pub use history::{History, Past};
 pub use references::{Bootstrap, Reference};
 pub use resource::{Key, Resource, Shared};
 pub use snapshot::{Bundle, Conflict, Next, Snapshot};

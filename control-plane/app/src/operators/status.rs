@@ -49,6 +49,10 @@ pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMa
     .into_response()
 }
 
+pub(super) async fn sources(State(operators): State<Operators>) -> Response {
+    Json(json!({ "sources": operators.sources.as_ref().map(Sources::all) })).into_response()
+}
+
 /// Without keys: a certificate is not part of it.
 fn service(instance: &Instance, load: Option<&Load>) -> Value {
     let parameters = &instance.request.parameters;

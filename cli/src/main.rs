@@ -4,6 +4,7 @@ mod apply;
 mod broker;
 mod delete;
 mod fleet;
+mod import;
 mod operators;
 mod service;
 mod status;
@@ -32,6 +33,8 @@ enum Command {
     Status(status::Args),
     /// Show which node runs what; pause pushes, confirm what is held
     Fleet(fleet::Args),
+    /// Turn another control plane's configuration into ours
+    Import(import::Args),
     /// Take a service away, and wait until it is gone
     Delete(delete::Args),
     /// Mint a token from the local development issuer
@@ -45,6 +48,7 @@ async fn main() -> ExitCode {
         Command::Apply(args) => apply::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Fleet(args) => fleet::run(args).await,
+        Command::Import(args) => import::run(&args),
         Command::Delete(args) => delete::run(args).await,
         Command::Token(args) => token::run(&args),
     };

@@ -10,5 +10,6 @@ mod grpc;
 mod identity;
 mod nack;
 mod order;
+mod predecessor;
 mod status;
 mod transports;

@@ -71,6 +71,11 @@ impl<'a> Asker<'a> {
 
     fn read(hub: &'a Hub, node: Option<&WireNode>, transport: Transport) -> Result<Self, String> {
         let node = node.ok_or("node: the first request must carry it")?;
+        if transport == Transport::Rest
+            && let Some(served) = hub.group_of_poller(&node.cluster)
+        {
+            return Self::poller(served, node);
+        }
         let (id, role) = xds::split_node_id(&node.id);
         let name = id.split_once('/').map(|(group, _)| group).filter(|group| !group.is_empty());
         let name = name.ok_or_else(|| format!("node.id: must be <group>/<instance>, got {:?}", node.id))?;
@@ -83,11 +88,26 @@ impl<'a> Asker<'a> {
                 node.cluster
             ));
         }
+        Ok(Self::new(node, id.to_owned(), role, served, transport))
+    }
+
+    /// A node of a fleet that polled before there were groups: its id is its own, below the group's name.
+    fn poller(served: &'a Served, node: &WireNode) -> Result<Self, String> {
+        if node.id.is_empty() {
+            return Err("node.id: must name the node, got nothing".into());
+        }
+        let group = &served.group.name;
+        let own = node.id.strip_prefix(&format!("{group}/")).unwrap_or(&node.id);
+        let id = format!("{group}/{own}");
+        Ok(Self::new(node, id, Role::Envoy, served, Transport::Rest))
+    }
+
+    fn new(node: &WireNode, id: String, role: Role, served: &'a Served, transport: Transport) -> Self {
         let version = version(node);
         let user_agent = format!("{} {version}", node.user_agent_name).trim().to_owned();
         let locality = node.locality.clone().unwrap_or_default();
         let facts = NodeFacts {
-            id: id.to_owned(),
+            id,
             cluster: node.cluster.clone(),
             metadata: node.metadata.as_ref().map(leaves).unwrap_or_default(),
             region: locality.region,
@@ -96,7 +116,7 @@ impl<'a> Asker<'a> {
             version,
             transport,
         };
-        Ok(Self { facts, role, served, user_agent })
+        Self { facts, role, served, user_agent }
     }
 }
 

@@ -17,6 +17,8 @@ use model::{
 use resources::{Snapshot, Table};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use wildmatch::WildMatch;
+
 use crate::{
     asker::Asker,
     gate,
@@ -38,6 +40,8 @@ pub struct Group {
     pub sidecars: Vec<Role>,
     /// What a certificate has to say for its owner to be one of the nodes.
     pub identities: Vec<Identity>,
+    /// Patterns of `node.cluster`: nodes that poll with such a one are of this group, whatever their ids.
+    pub pollers: Vec<WildMatch>,
 }
 
 /// All groups and nodes of this replica. Shared; never held over an await.
@@ -214,6 +218,12 @@ impl Hub {
         self.metrics.streams.get_or_create(&RoleLabel::of(role)).dec();
         node.wake_others(stream);
         self.announce();
+    }
+
+    /// The group of a node that polls, which knows nothing of groups.
+    pub(crate) fn group_of_poller(&self, cluster: &str) -> Option<&Served> {
+        let is_meant = |served: &&Served| served.group.pollers.iter().any(|pattern| pattern.matches(cluster));
+        self.groups.values().find(is_meant)
     }
 
     pub(crate) fn stream_count(&self) -> usize {

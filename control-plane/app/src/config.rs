@@ -16,7 +16,7 @@ use context::Source;
 use model::{UpstreamRule, fleet::EDGE_GROUP};
 use runtime::tls::TlsFiles;
 
-use crate::{dev, edge::Edge};
+use crate::{dev, edge::Edge, folder::Folder};
 
 /// The control plane of Gatehouse.
 #[derive(Debug, Parser)]
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// A folder of templates beside or in the place of the default ones; watched
     #[arg(long, global = true, env = "GATEHOUSE_TEMPLATES")]
     pub(crate) templates: Option<PathBuf>,
+    /// Render only the templates of --templates, none of the default ones
+    #[arg(long, global = true, env = "GATEHOUSE_NO_DEFAULT_TEMPLATES", requires = "templates")]
+    pub(crate) no_default_templates: bool,
     /// YAML: files, URLs, S3 objects and values that templates see as `context.<name>`
     #[arg(long, global = true, env = "GATEHOUSE_SOURCES")]
     pub(crate) sources: Option<PathBuf>,
@@ -113,7 +116,7 @@ pub(crate) struct Config {
     pub(crate) xds: SocketAddr,
     pub(crate) xds_tls: Option<TlsFiles>,
     pub(crate) edge: Edge,
-    pub(crate) templates: Option<PathBuf>,
+    pub(crate) templates: Folder,
     pub(crate) sources: Vec<Source>,
     pub(crate) platforms: Vec<Credentials>,
     pub(crate) operators: Vec<Credentials>,
@@ -123,6 +126,11 @@ pub(crate) struct Config {
 }
 
 impl Args {
+    /// Where the templates are.
+    pub(crate) fn folder(&self) -> Folder {
+        Folder { path: self.templates.clone(), with_defaults: !self.no_default_templates }
+    }
+
     fn xds_tls(&self) -> Option<TlsFiles> {
         Some(TlsFiles {
             certificate: self.xds_cert.clone()?,
@@ -164,7 +172,7 @@ impl Config {
             xds: args.xds,
             xds_tls,
             edge: edge(args)?,
-            templates: args.templates.clone(),
+            templates: args.folder(),
             sources: sources(args)?,
             platforms: platforms(args)?,
             operators: operators(args)?,

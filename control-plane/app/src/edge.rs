@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ads::Identity;
+use ads::{Group, Identity};
 use anyhow::Context as _;
 use model::fleet::EDGE_GROUP;
 use resources::{Bootstrap, Guard};
 use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
 
 /// The settings of one group of nodes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -98,6 +99,8 @@ pub(crate) struct Issuer {
 pub(crate) struct Rest {
     /// The cluster in their bootstrap that leads here.
     pub(crate) cluster: String,
+    /// Patterns of `node.cluster`: nodes that poll with such a one are of this group, whatever their ids.
+    pub(crate) clusters: Vec<String>,
     /// Between two polls; Envoy waits up to twice as long.
     pub(crate) refresh_delay: String,
     /// Of one poll.
@@ -106,7 +109,12 @@ pub(crate) struct Rest {
 
 impl Default for Rest {
     fn default() -> Self {
-        Self { cluster: "xds".into(), refresh_delay: "5s".into(), request_timeout: "1s".into() }
+        Self {
+            cluster: "xds".into(),
+            clusters: Vec::new(),
+            refresh_delay: "5s".into(),
+            request_timeout: "1s".into(),
+        }
     }
 }
 
@@ -154,6 +162,16 @@ impl Edge {
             serde_norway::from_str(&text).with_context(|| format!("--edge: {}", path.display()))?;
         edge.guard.check().map_err(anyhow::Error::msg).context("--edge")?;
         Ok(edge)
+    }
+
+    /// Who is served.
+    pub(crate) fn group(&self) -> Group {
+        Group {
+            name: self.group.clone(),
+            sidecars: self.sidecars.iter().copied().map(api::Role::from).collect(),
+            identities: self.identities.clone(),
+            pollers: self.rest.clusters.iter().map(|pattern| WildMatch::new(pattern)).collect(),
+        }
     }
 
     /// What resources may name that is not served.

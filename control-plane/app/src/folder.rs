@@ -1,10 +1,31 @@
 //! Watches the folder of operators' templates: its files, and that it is still the same folder.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use notify::{RecursiveMode, Watcher as _};
+use templates::{TemplateError, Templates};
 use tokio::sync::watch;
+
+/// Where the templates are.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    pub(crate) path: Option<PathBuf>,
+    /// Whether the default ones are there too.
+    pub(crate) with_defaults: bool,
+}
+
+impl Folder {
+    pub(crate) fn load(&self) -> Result<Templates, TemplateError> {
+        match &self.path {
+            Some(path) if !self.with_defaults => Templates::load_only(path),
+            path => Templates::load(path.as_deref()),
+        }
+    }
+}
 
 /// A save of several files is one change.
 const DEBOUNCE: Duration = Duration::from_millis(50);

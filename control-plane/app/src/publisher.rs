@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
@@ -23,6 +22,7 @@ use templates::{ForEach, Scope, Templates};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    folder::Folder,
     items::Lists,
     variant::{Held, Input, Settings, Variant, decode_all},
 };
@@ -97,7 +97,7 @@ impl Metrics {
 /// Renders and publishes for one group.
 pub(crate) struct Publisher {
     settings: Settings,
-    folder: Option<PathBuf>,
+    folder: Folder,
     hub: Arc<Hub>,
     faults: SharedFaults,
     templates: Option<Arc<Templates>>,
@@ -123,7 +123,7 @@ const MIN_GAP: Duration = Duration::from_millis(20);
 impl Publisher {
     pub(crate) fn new(
         settings: Settings,
-        folder: Option<PathBuf>,
+        folder: Folder,
         hub: Arc<Hub>,
         faults: SharedFaults,
         metrics: Metrics,
@@ -284,7 +284,7 @@ impl Publisher {
     }
 
     fn load(&self) -> Result<Arc<Templates>, String> {
-        let templates = Templates::load(self.folder.as_deref()).map_err(|error| chain(&error))?;
+        let templates = self.folder.load().map_err(|error| chain(&error))?;
         // A set that fails for every node must not take the place of one that works.
         let edge = templates.render_edge(&Selection::default(), &self.scope);
         decode_all(&edge.map_err(|error| error.to_string())?, &self.settings.bootstrap)?;

@@ -8,7 +8,7 @@ use model::{
     instance::{Instance, Published, Request},
     node::Selection,
 };
-use templates::{Scope, Templates};
+use templates::Scope;
 
 use crate::{
     config::{self, Args, RenderArgs},
@@ -19,7 +19,7 @@ use crate::{
 pub(crate) fn run(args: &Args, render: &RenderArgs) -> anyhow::Result<()> {
     let settings = config::edge(args)?;
     let edge = serde_json::to_value(&settings)?;
-    let templates = Templates::load(args.templates.as_deref())?;
+    let templates = args.folder().load()?;
     let selection = Selection::default();
     let scope = Scope::new(&edge, &Values::new());
     let mut documents = templates.render_edge(&selection, &scope)?;

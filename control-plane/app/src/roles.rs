@@ -6,9 +6,8 @@ use std::{
     time::Duration,
 };
 
-use ads::{Discovery, Group, Hub, Limits, Metrics};
+use ads::{Discovery, Hub, Limits, Metrics};
 use anyhow::Context as _;
-use api::Role;
 use axum::Router;
 use broker::Broker;
 use context::Sources;
@@ -76,13 +75,7 @@ impl App {
         let publishing = publisher::Metrics::default();
         publishing.register(&mut registry);
         let replica = format!("{}/{}", hostname(), config.http);
-        let sidecars = config.edge.sidecars.iter().copied();
-        let groups = vec![Group {
-            name: group.clone(),
-            sidecars: sidecars.map(Role::from).collect(),
-            identities: config.edge.identities.clone(),
-        }];
-        let hub = Arc::new(Hub::new(groups, &replica, Limits::default(), metrics));
+        let hub = Arc::new(Hub::new(vec![config.edge.group()], &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
         let platforms = Arc::new(config.platforms.clone());
         let mut router = Router::new();
@@ -117,7 +110,7 @@ impl App {
                 .context("reading the store")?;
             sources = Some(found);
             tasks.spawn(follow);
-            let templates = folder::watch(config.templates.as_deref())?;
+            let templates = folder::watch(config.templates.path.as_deref())?;
             let settings = Settings {
                 group: group.clone(),
                 edge: serde_json::to_value(&config.edge)?,

@@ -53,11 +53,14 @@ pub struct Selection {
     pub transport: Transport,
     /// The templates that match.
     pub templates: BTreeSet<Arc<str>>,
+    /// `node.cluster`, when templates look at it: then nodes of other clusters get other resources.
+    pub cluster: Option<Arc<str>>,
 }
 
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.transport)?;
-        self.templates.iter().try_for_each(|template| write!(f, " + {template}"))
+        self.templates.iter().try_for_each(|template| write!(f, " + {template}"))?;
+        self.cluster.iter().try_for_each(|cluster| write!(f, " for {cluster}"))
     }
 }

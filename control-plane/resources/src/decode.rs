@@ -142,10 +142,36 @@ fn parse(kind: ResourceType, document: &Document) -> Result<Vec<DynamicMessage>,
         (place, message)
     };
     // Only the generic reader refuses duplicate keys, and only the typed one knows lines and fields.
-    serde_norway::from_str::<serde_norway::Value>(&document.text).map_err(|error| located(&error))?;
+    let generic = serde_norway::from_str::<serde_norway::Value>(&document.text);
+    let generic = generic.map_err(|error| located(&error))?;
+    if let Some(untyped) = without_types(kind, generic)? {
+        // Lines are those of another text now.
+        let list = ResourceList(descriptor).deserialize(untyped);
+        return list.map_err(|error| (None, error.to_string()));
+    }
     ResourceList(descriptor)
         .deserialize(serde_norway::Deserializer::from_str(&document.text))
         .map_err(|error| located(&error))
+}
+
+/// The predecessor's templates say the `@type` of each resource, as REST-JSON does. `None` when these do not.
+fn without_types(
+    kind: ResourceType,
+    mut document: serde_norway::Value,
+) -> Result<Option<serde_norway::Value>, (Option<Place>, String)> {
+    let resources = document.get_mut("resources").and_then(serde_norway::Value::as_sequence_mut);
+    let mut is_typed = false;
+    for (at, resource) in resources.into_iter().flatten().enumerate() {
+        let Some(found) = resource.as_mapping_mut().and_then(|fields| fields.remove("@type")) else {
+            continue;
+        };
+        if found.as_str() != Some(&kind.url()) {
+            let found = found.as_str().unwrap_or("something else");
+            return Err((None, format!("resources[{at}].@type: must be {}, got {found:?}", kind.url())));
+        }
+        is_typed = true;
+    }
+    Ok(is_typed.then_some(document))
 }
 
 fn broken_rules(
@@ -425,6 +451,20 @@ resources:
             "routes",
             "resources:\n- {name: r, virtual_hosts: [{name: a, domains: [a.test]}, {name: b, domains: [a.test]}]}\n",
             &format!("t.yaml: resources[0].{twice}"),
+        );
+    }
+
+    #[test]
+    fn a_resource_may_say_its_type_which_must_be_that_of_the_template() {
+        let text = |name: &str| {
+            format!("resources:\n- '@type': type.googleapis.com/envoy.config.cluster.v3.{name}\n  name: a\n")
+        };
+        assert_eq!(decode_one(&document("clusters", &text("Cluster"))).unwrap().len(), 1);
+        check(
+            "clusters",
+            &text("Clusterr"),
+            "t.yaml: resources[0].@type: must be type.googleapis.com/envoy.config.cluster.v3.Cluster, got \
+             \"type.googleapis.com/envoy.config.cluster.v3.Clusterr\"",
         );
     }
 

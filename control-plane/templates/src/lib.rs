@@ -20,9 +20,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::Path,
+    sync::Arc,
 };
 
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context, value::Serde};
+use minijinja::{
+    AutoEscape, Environment, UndefinedBehavior, Value, context,
+    value::{Enumerator, Object, ObjectRepr, Serde},
+};
 use model::{
     InstanceId,
     context::{Item, Service},
@@ -39,6 +43,8 @@ pub struct Templates {
     environment: Environment<'static>,
     headers: BTreeMap<String, Header>,
     uses: BTreeMap<ForEach, Uses>,
+    /// Whether any of them looks at `node`.
+    reads_node: bool,
 }
 
 /// Which sources some templates read.
@@ -95,8 +101,19 @@ const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 impl Templates {
     /// The default templates, and those of a folder (`*.yaml`, `*.jinja`) beside or in the place of them.
     pub fn load(overrides: Option<&Path>) -> Result<Self, TemplateError> {
-        let mut sources: BTreeMap<String, String> =
-            defaults::ALL.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned())).collect();
+        let defaults = defaults::ALL.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned()));
+        Self::load_over(defaults.collect(), overrides)
+    }
+
+    /// Only those of a folder.
+    pub fn load_only(folder: &Path) -> Result<Self, TemplateError> {
+        Self::load_over(BTreeMap::new(), Some(folder))
+    }
+
+    fn load_over(
+        mut sources: BTreeMap<String, String>,
+        overrides: Option<&Path>,
+    ) -> Result<Self, TemplateError> {
         if let Some(folder) = overrides {
             let read = read_folder(folder)
                 .map_err(|source| TemplateError::Read { folder: folder.display().to_string(), source })?;
@@ -145,7 +162,10 @@ impl Templates {
             }
         }
         let uses = uses(&environment, &headers);
-        Ok(Self { environment, headers, uses })
+        let reads_node = environment
+            .templates()
+            .any(|(_, template)| template.undeclared_variables(false).contains("node"));
+        Ok(Self { environment, headers, uses, reads_node })
     }
 
     /// Which templates a node gets.
@@ -155,7 +175,8 @@ impl Templates {
             .iter()
             .filter(|(_, header)| header.matches.as_ref().is_some_and(|matches| matches.fits(node)));
         let templates = matching.map(|(name, _)| name.as_str().into()).collect();
-        Selection { transport: node.transport, templates }
+        let cluster = self.reads_node.then(|| node.cluster.as_str().into());
+        Selection { transport: node.transport, templates, cluster }
     }
 
     /// The lists for whose items there are templates: their paths, and the fields that tell the items apart.
@@ -210,11 +231,18 @@ impl Templates {
         variable: Value,
     ) -> Result<Vec<Document>, RenderError> {
         let Scope { edge, context, .. } = scope;
-        let config_source = scope.config_source(selection.transport);
+        let shared = context! {
+            edge,
+            context,
+            config_source => scope.config_source(selection.transport),
+            node => context! { cluster => selection.cluster.as_deref().unwrap_or_default() },
+            // A client that names resources is sent only those, whatever is rendered.
+            resource_names => Value::from_object(Everything),
+        };
         let context = match each {
-            ForEach::Edge => context! { edge, context, config_source },
-            ForEach::Service => context! { edge, context, config_source, service => variable },
-            ForEach::Item(_) => context! { edge, context, config_source, item => variable },
+            ForEach::Edge => shared,
+            ForEach::Service => context! { service => variable, ..shared },
+            ForEach::Item(_) => context! { item => variable, ..shared },
         };
         let is_selected =
             |name: &str, header: &Header| header.matches.is_none() || selection.templates.contains(name);
@@ -253,6 +281,24 @@ impl Templates {
             owner: owner.cloned(),
             text,
         })
+    }
+}
+
+/// Holds whatever one looks for, and is empty: the predecessor's `resource_names` of a client that names none.
+#[derive(Debug)]
+struct Everything;
+
+impl Object for Everything {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
+        Some(true.into())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Empty
     }
 }
 
@@ -354,8 +400,6 @@ fn chain(error: &minijinja::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use model::{context::Values, node::Transport};
     use serde_json::json;
 
@@ -526,5 +570,22 @@ mod tests {
             error,
             "b.yaml: key: context.hosts is told apart by \"id\" in another template, got \"name\""
         );
+    }
+
+    #[test]
+    fn templates_that_look_at_the_nodes_cluster_are_rendered_for_each_and_names_are_left_to_the_server() {
+        let text = "{# kind: clusters #}{{ node.cluster }} {{ 'x' in resource_names }} {{ resource_names | length }}";
+        let folder = folder(&[("own.yaml", text)]);
+        let templates = Templates::load_only(folder.path()).unwrap();
+        let scope = Scope::new(&json!({"rest": {}}), &Values::new());
+        let rendered = |cluster: &str| {
+            let node = NodeFacts { cluster: cluster.into(), ..NodeFacts::default() };
+            let documents = templates.render_edge(&templates.select(&node), &scope).unwrap();
+            documents.into_iter().map(|document| document.text).collect::<Vec<_>>()
+        };
+        assert_eq!(rendered("a"), ["a True 0"]);
+        assert_eq!(rendered("b"), ["b True 0"]);
+        let plain = Templates::load(None).unwrap();
+        assert_eq!(plain.select(&NodeFacts { cluster: "a".into(), ..NodeFacts::default() }).cluster, None);
     }
 }

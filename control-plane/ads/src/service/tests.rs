@@ -21,6 +21,7 @@ use resources::{Bootstrap, Snapshot};
 use serde_json::{Value, json};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Streaming, transport::Server};
+use wildmatch::WildMatch;
 
 use super::*;
 use crate::{Group, Identity, Limits, Metrics};
@@ -41,7 +42,12 @@ impl Replica {
     /// Whose clients all come with this certificate.
     async fn start_for(limits: Limits, peer: Peer) -> Self {
         let identities = vec![Identity::try_from("{instance}.{group}.test".to_owned()).unwrap()];
-        let groups = vec![Group { name: "edge".into(), sidecars: Vec::new(), identities }];
+        let groups = vec![Group {
+            name: "edge".into(),
+            sidecars: Vec::new(),
+            identities,
+            pollers: vec![WildMatch::new("T*")],
+        }];
         let hub = Arc::new(Hub::new(groups, "replica-7", limits, Metrics::default()));
         let (stop, stopping) = watch::channel(false);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -429,4 +435,19 @@ async fn a_client_certificate_for_another_node_is_refused_on_every_way() {
 async fn a_listener_that_does_not_say_who_is_there_serves_nobody() {
     let nobody = peer_of(&http::Extensions::default());
     assert!(nobody.may_be(&[], "edge/i-1", Role::Envoy).is_err());
+}
+
+#[tokio::test]
+async fn a_node_that_knows_nothing_of_groups_is_served_when_it_polls_and_only_then() {
+    let replica = Replica::with(&[("a", 1)]).await;
+    let as_before = json!({"node": {"id": "web-1", "cluster": "T1", "metadata": {"auth": "gAAAAA"}}});
+    assert_eq!(replica.poll("discovery:clusters", &as_before).await.0, 200);
+    let nodes = replica.hub.nodes();
+    assert_eq!(nodes.iter().map(|node| node.node.as_str()).collect::<Vec<_>>(), ["edge/web-1"]);
+    for node in [json!({"id": "", "cluster": "T1"}), json!({"id": "web-1", "cluster": "other"})] {
+        assert_eq!(replica.poll("discovery:clusters", &json!({ "node": node })).await.0, 400);
+    }
+    let mut stream = clusters("web-1");
+    stream.node.as_mut().unwrap().cluster = "T1".into();
+    assert_eq!(replica.delta(stream).await.end().await.0, Code::InvalidArgument);
 }

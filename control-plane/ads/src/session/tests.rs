@@ -38,7 +38,12 @@ fn service(id: &str, rev: u64) -> (InstanceId, Option<Arc<Bundle>>) {
 
 impl World {
     fn new(sidecars: &[Role]) -> Self {
-        let group = Group { name: "edge".into(), sidecars: sidecars.to_vec(), identities: Vec::new() };
+        let group = Group {
+            name: "edge".into(),
+            sidecars: sidecars.to_vec(),
+            identities: Vec::new(),
+            pollers: Vec::new(),
+        };
         let hub = Hub::new(vec![group.clone()], "replica", Limits::default(), Metrics::default());
         let edge = [
             resource(ResourceType::Cluster, "gatehouse", "1", None),

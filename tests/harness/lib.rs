@@ -17,5 +17,5 @@ pub use balancer::Balancer;
 pub use certificates::TestCa;
 pub use client::{Answer, Token};
 pub use lab::{Lab, envoy, eventually, project, tool};
-pub use load::{Load, Seen};
+pub use load::{Load, Seen, installed as wrk_installed};
 pub use service::Service;

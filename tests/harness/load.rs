@@ -78,7 +78,7 @@ impl Load {
 }
 
 /// wrk is a package of Debian's.
-async fn installed() {
+pub async fn installed() {
     let runs =
         Command::new("wrk").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
     if runs.is_ok() {

@@ -12,9 +12,10 @@ use xds::stream::Name;
 
 use crate::{
     Key, Resource, hash,
-    references::{Bootstrap, references},
+    references::{self, Bootstrap, Reference},
     rules::{self, Violation},
     seek,
+    walk::walk,
 };
 
 /// Why a document is not served: the template, where in what it rendered, and what is wrong there.
@@ -109,12 +110,18 @@ pub fn decode(document: &Document, bootstrap: &Bootstrap) -> Result<Vec<Resource
     }
     let (mut resources, mut mistakes) = (Vec::with_capacity(messages.len()), Vec::new());
     for (at, message) in messages.iter().enumerate() {
-        let before = mistakes.len();
-        mistakes.extend(broken_rules(kind, document, at, message));
-        if mistakes.len() > before {
+        let (mut violations, mut references) = (Vec::new(), Vec::new());
+        let is_secret = kind == ResourceType::Secret;
+        walk(message, &mut |path, message| {
+            rules::check(path, message, is_secret, &mut violations);
+            references::collect(path, message, bootstrap, &mut references);
+        });
+        violations.retain(|violation| !document.allow.contains(&violation.rule));
+        if !violations.is_empty() {
+            mistakes.extend(told(&violations, document, at));
             continue;
         }
-        match resource(kind, document, message, bootstrap) {
+        match resource(kind, document, message, references) {
             Ok(resource) => resources.push(resource),
             Err(why) => mistakes.push(Mistake { place: None, message: format!("resources[{at}].{why}") }),
         }
@@ -141,24 +148,27 @@ fn parse(kind: ResourceType, document: &Document) -> Result<Vec<DynamicMessage>,
         let place = error.location().map(|at| place(&document.text, at.line(), &message));
         (place, message)
     };
-    // Only the generic reader refuses duplicate keys, and only the typed one knows lines and fields.
+    // Only the generic reader refuses duplicate keys.
     let generic = serde_norway::from_str::<serde_norway::Value>(&document.text);
-    let generic = generic.map_err(|error| located(&error))?;
-    if let Some(untyped) = without_types(kind, generic)? {
+    let mut generic = generic.map_err(|error| located(&error))?;
+    let is_typed = take_types(kind, &mut generic)?;
+    let list = ResourceList(descriptor.clone()).deserialize(generic);
+    match list {
+        Ok(messages) => Ok(messages),
         // Lines are those of another text now.
-        let list = ResourceList(descriptor).deserialize(untyped);
-        return list.map_err(|error| (None, error.to_string()));
+        Err(error) if is_typed => Err((None, error.to_string())),
+        // Only the reader of the text knows lines and fields.
+        Err(_) => ResourceList(descriptor)
+            .deserialize(serde_norway::Deserializer::from_str(&document.text))
+            .map_err(|error| located(&error)),
     }
-    ResourceList(descriptor)
-        .deserialize(serde_norway::Deserializer::from_str(&document.text))
-        .map_err(|error| located(&error))
 }
 
-/// The predecessor's templates say the `@type` of each resource, as REST-JSON does. `None` when these do not.
-fn without_types(
+/// The predecessor's templates say the `@type` of each resource, as REST-JSON does. Whether these do.
+fn take_types(
     kind: ResourceType,
-    mut document: serde_norway::Value,
-) -> Result<Option<serde_norway::Value>, (Option<Place>, String)> {
+    document: &mut serde_norway::Value,
+) -> Result<bool, (Option<Place>, String)> {
     let resources = document.get_mut("resources").and_then(serde_norway::Value::as_sequence_mut);
     let mut is_typed = false;
     for (at, resource) in resources.into_iter().flatten().enumerate() {
@@ -171,17 +181,11 @@ fn without_types(
         }
         is_typed = true;
     }
-    Ok(is_typed.then_some(document))
+    Ok(is_typed)
 }
 
-fn broken_rules(
-    kind: ResourceType,
-    document: &Document,
-    at: usize,
-    message: &DynamicMessage,
-) -> Vec<Mistake> {
-    let is_secret = kind == ResourceType::Secret;
-    let violations = rules::check(message, is_secret, &document.allow);
+/// Violations in the order of their lines.
+fn told(violations: &[Violation], document: &Document, at: usize) -> Vec<Mistake> {
     let mut mistakes: Vec<_> = violations
         .iter()
         .map(|violation| {
@@ -203,7 +207,7 @@ fn resource(
     kind: ResourceType,
     document: &Document,
     message: &DynamicMessage,
-    bootstrap: &Bootstrap,
+    references: Vec<Reference>,
 ) -> Result<Resource, String> {
     let field = kind.name_field();
     let name = message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned));
@@ -218,7 +222,7 @@ fn resource(
     resource.domains = domains_inside(&resource.key, message)?;
     resource.ttl = document.ttl;
     resource.without_vhds = without_vhds(kind, message);
-    resource.references = references(message, bootstrap);
+    resource.references = references;
     Ok(resource)
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use api::ResourceType;
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
-use crate::{Key, walk::walk};
+use crate::{Key, walk::Path};
 
 /// A name in a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,47 +51,48 @@ const SUBSCRIPTIONS: [(&str, ResourceType, &str, &str); 2] = [
     ("envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig", ResourceType::Secret, "name", "sds_config"),
 ];
 
-/// Every name in the message of what has to be served, or must stand in the nodes' bootstrap.
-pub(crate) fn references(message: &DynamicMessage, bootstrap: &Bootstrap) -> Vec<Reference> {
-    let mut references = Vec::new();
-    walk(message, &mut |path, message| {
-        let mut add = |kind: ResourceType, field: &str, names: Vec<String>| {
-            let is_known = |name: &String| kind == ResourceType::Cluster && bootstrap.clusters.contains(name);
-            for name in names.into_iter().filter(|name| !name.is_empty() && !is_known(name)) {
-                let dot = if path.steps().is_empty() { "" } else { "." };
-                let path = format!("{path}{dot}{field}");
-                references.push(Reference { to: Key { kind, name: name.into() }, path });
-            }
-        };
-        let descriptor = message.descriptor();
-        let full_name = descriptor.full_name();
-        for (_, field) in NAMES_OF_CLUSTERS.iter().filter(|(name, _)| *name == full_name) {
-            add(ResourceType::Cluster, field, texts(message, field));
+/// Adds every name that the message itself holds of what has to be served, or must stand in the nodes' bootstrap.
+pub(crate) fn collect(
+    path: &Path,
+    message: &DynamicMessage,
+    bootstrap: &Bootstrap,
+    references: &mut Vec<Reference>,
+) {
+    let mut add = |kind: ResourceType, field: &str, names: Vec<String>| {
+        let is_known = |name: &String| kind == ResourceType::Cluster && bootstrap.clusters.contains(name);
+        for name in names.into_iter().filter(|name| !name.is_empty() && !is_known(name)) {
+            let dot = if path.steps().is_empty() { "" } else { "." };
+            let path = format!("{path}{dot}{field}");
+            references.push(Reference { to: Key { kind, name: name.into() }, path });
         }
-        for (_, kind, field, source) in SUBSCRIPTIONS.iter().filter(|(name, ..)| *name == full_name) {
-            if is_ours(message, source, bootstrap) {
-                add(*kind, field, texts(message, field));
-            }
+    };
+    let descriptor = message.descriptor();
+    let full_name = descriptor.full_name();
+    for (_, field) in NAMES_OF_CLUSTERS.iter().filter(|(name, _)| *name == full_name) {
+        add(ResourceType::Cluster, field, texts(message, field));
+    }
+    for (_, kind, field, source) in SUBSCRIPTIONS.iter().filter(|(name, ..)| *name == full_name) {
+        if is_ours(message, source, bootstrap) {
+            add(*kind, field, texts(message, field));
         }
-        match full_name {
-            "envoy.config.route.v3.ScopedRouteConfiguration" => {
-                let field = "route_configuration_name";
-                add(ResourceType::RouteConfig, field, texts(message, field));
-            }
-            "envoy.config.cluster.v3.Cluster" => {
-                let names = endpoints_of(message, bootstrap).into_iter().collect();
-                add(ResourceType::Endpoints, "eds_cluster_config", names);
-            }
-            // A filter whose configuration is discovered is named like it.
-            _ if inner(message, "config_discovery")
-                .is_some_and(|discovery| is_ours(&discovery, "config_source", bootstrap)) =>
-            {
-                add(ResourceType::ExtensionConfig, "name", texts(message, "name"));
-            }
-            _ => {}
+    }
+    match full_name {
+        "envoy.config.route.v3.ScopedRouteConfiguration" => {
+            let field = "route_configuration_name";
+            add(ResourceType::RouteConfig, field, texts(message, field));
         }
-    });
-    references
+        "envoy.config.cluster.v3.Cluster" => {
+            let names = endpoints_of(message, bootstrap).into_iter().collect();
+            add(ResourceType::Endpoints, "eds_cluster_config", names);
+        }
+        // A filter whose configuration is discovered is named like it.
+        _ if inner(message, "config_discovery")
+            .is_some_and(|discovery| is_ours(&discovery, "config_source", bootstrap)) =>
+        {
+            add(ResourceType::ExtensionConfig, "name", texts(message, "name"));
+        }
+        _ => {}
+    }
 }
 
 /// The name by which an EDS cluster asks for its endpoints.
@@ -147,6 +148,7 @@ mod tests {
     use api::descriptor_pool;
 
     use super::*;
+    use crate::walk::walk;
 
     #[track_caller]
     fn check(kind: ResourceType, yaml: &str, expected: &[&str]) {
@@ -154,10 +156,9 @@ mod tests {
         let message =
             DynamicMessage::deserialize(descriptor, serde_norway::Deserializer::from_str(yaml)).unwrap();
         let bootstrap = Bootstrap { clusters: ["xds".to_owned()].into(), control_plane: "xds".into() };
-        let found: Vec<_> = references(&message, &bootstrap)
-            .iter()
-            .map(|found| format!("{}: {}", found.path, found.to))
-            .collect();
+        let mut found = Vec::new();
+        walk(&message, &mut |path, message| collect(path, message, &bootstrap, &mut found));
+        let found: Vec<_> = found.iter().map(|found| format!("{}: {}", found.path, found.to)).collect();
         assert_eq!(found, expected);
     }
 

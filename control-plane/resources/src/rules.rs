@@ -6,7 +6,7 @@ mod test;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
@@ -17,7 +17,7 @@ use prost_reflect::{
 };
 
 use self::test::{Test, is_empty, shown};
-use crate::walk::{Path, Step, walk};
+use crate::walk::{Path, Step};
 
 /// A value that breaks a rule.
 #[derive(Debug, Clone)]
@@ -31,14 +31,9 @@ pub(crate) struct Violation {
     pub(crate) is_secret: bool,
 }
 
-/// Every rule that the message, or one inside it, breaks. Values are left out when `is_secret`.
-pub(crate) fn check(message: &DynamicMessage, is_secret: bool, allow: &BTreeSet<String>) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    walk(message, &mut |path, message| {
-        MessageRules::of(&message.descriptor()).check(path, message, is_secret, &mut violations);
-    });
-    violations.retain(|violation| !allow.contains(&violation.rule));
-    violations
+/// Adds every rule that the message breaks by itself, without those inside it. Values are left out when `is_secret`.
+pub(crate) fn check(path: &Path, message: &DynamicMessage, is_secret: bool, violations: &mut Vec<Violation>) {
+    MessageRules::of(&message.descriptor()).check(path, message, is_secret, violations);
 }
 
 /// Whether there is such a rule: a typing error must not pass for an exception.

@@ -279,12 +279,13 @@ impl Session {
         }
     }
 
-    /// Whether nothing is left to be sent, and everything that was sent is answered.
+    /// Whether nothing is left to be sent, and everything that was sent is answered. What only waits to go, for
+    /// requests under way, is no work.
     pub(crate) fn is_idle(&self) -> bool {
         let mut state = self.node.state();
-        self.kinds
-            .iter()
-            .all(|kind| state.told(self.number, *kind).is_some_and(|told| told.resources.is_idle()))
+        self.kinds.iter().all(|kind| {
+            state.told(self.number, *kind).is_some_and(|told| told.resources.is_idle_but_for_removals())
+        })
     }
 
     /// When to look again even if nothing happens.

@@ -338,6 +338,12 @@ impl<D: Desired> TypeStream<D> {
         self.in_flight.is_none() && self.dirty.is_empty() && self.suspects.is_empty() && self.answered
     }
 
+    /// Idle, but for what is desired no more and waits to go.
+    pub fn is_idle_but_for_removals(&self) -> bool {
+        let is_removal = |name: &Name| self.desired.get(name).is_none();
+        self.is_served() && self.suspects.is_empty() && self.dirty.iter().all(is_removal)
+    }
+
     /// [`next`](Self::next) has nothing to say, whatever the gate says.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.is_some() || self.is_idle()

@@ -334,6 +334,7 @@ fn a_cluster_stays_while_requests_may_be_under_way_to_it_however_often_its_servi
     envoy.linger();
     // Just before the end it changes again, and the time begins anew with the new route.
     envoy.now -= Duration::from_millis(1);
+    assert!(envoy.session.is_idle(), "what lingers must not keep others from their turn");
     world.change([service("a", 3)]);
     envoy.update(&world);
     envoy.ask(ResourceType::Endpoints, &["a/3"]);

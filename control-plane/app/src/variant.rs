@@ -12,7 +12,7 @@ use model::{
     fleet::{Refusal, ServedSizes},
     node::Selection,
 };
-use resources::{Bootstrap, Bundle, Guard, Loss, Next, Resource, Snapshot, id_of_loss};
+use resources::{Bootstrap, Bundle, Guard, Next, Resource, Snapshot, id_of_losses};
 use serde_json::Value;
 use templates::{Scope, Templates};
 
@@ -197,42 +197,29 @@ impl Variant {
             // What was held back until now comes along.
             changed.extend(self.rendered.keys().cloned());
         }
-        self.held = None;
+        let held_before = self.held.take();
         if self.new_edge.is_none() && (changed.is_empty() || is_first) {
             return false;
         }
-        let Some((next, has_edge)) = self.next(&mut changed, self.new_edge.is_some()) else { return false };
-        let before = match input.settings.before.get(&self.selection.to_string()) {
-            Some(before) if is_first => before.clone(),
-            _ => self.snapshot.sizes(),
+        let Some((mut next, mut has_edge)) = self.next(&mut changed, self.new_edge.is_some()) else {
+            return false;
         };
-        let losses = input.settings.guard.losses(&before, &next.snapshot.sizes());
-        let (next, has_edge) = if losses.is_empty() {
-            (next, has_edge)
-        } else {
-            let id = id_of_loss(&self.snapshot, &next.snapshot);
-            if input.context.controls.confirmed.as_ref() == Some(&id) {
-                (next, has_edge)
-            } else {
-                self.hold(id, &losses);
-                if is_first {
-                    return false;
-                }
-                // What would be lost stays; everything else goes on.
-                self.withheld = self.losing(&changed);
-                changed.retain(|id| !self.withheld.contains(id));
-                match self.next(&mut changed, false) {
-                    Some(without) => without,
-                    None => return false,
-                }
+        if let Some(held) = self.too_much(input, &next.snapshot) {
+            self.hold(held, held_before.as_ref());
+            if is_first {
+                return false;
             }
-        };
+            // What would be lost stays; everything else goes on.
+            self.withheld = self.losing(&changed);
+            changed.retain(|id| !self.withheld.contains(id));
+            let Some(without) = self.next(&mut changed, false) else { return false };
+            (next, has_edge) = without;
+        }
         if is_first && let Some((id, refusal)) = self.lost(input.context) {
             // Nothing is served yet, so the nodes still run the good version: rather serve nothing than take
             // a service away that worked before this start.
-            tracing::error!(instance = %id, cause = refusal.cause, "nothing is served: a service would be lost");
             let why = format!("nothing is served, since service {id} would be lost: {}", refusal.cause);
-            self.held = Some(Held { id: None, why });
+            self.hold(Held { id: None, why }, held_before.as_ref());
             return false;
         }
         self.take(next, has_edge)
@@ -268,11 +255,31 @@ impl Variant {
         }
     }
 
-    fn hold(&mut self, id: String, losses: &[Loss]) {
+    /// What may not be lost at once, unless an operator has confirmed it.
+    fn too_much(&self, input: &Input<'_>, next: &Snapshot) -> Option<Held> {
+        let before = match input.settings.before.get(&self.selection.to_string()) {
+            Some(before) if self.snapshot.generation() == 0 => before,
+            _ => &self.snapshot.sizes(),
+        };
+        let losses = input.settings.guard.losses(before, &next.sizes());
+        if losses.is_empty() {
+            return None;
+        }
+        let id = id_of_losses(&losses, &self.snapshot, next);
+        if input.context.controls.confirmed.as_ref() == Some(&id) {
+            return None;
+        }
         let losses: Vec<_> = losses.iter().map(ToString::to_string).collect();
         let why = format!("too much would be lost at once: {}", losses.join(", "));
-        tracing::error!(selection = %self.selection, id, why, "held until an operator confirms it");
-        self.held = Some(Held { id: Some(id), why });
+        Some(Held { id: Some(id), why })
+    }
+
+    /// Tells it once, however often it is found again.
+    fn hold(&mut self, held: Held, before: Option<&Held>) {
+        if before != Some(&held) {
+            tracing::error!(selection = %self.selection, id = held.id, why = held.why, "held");
+        }
+        self.held = Some(held);
     }
 
     /// The changed services of which something guarded would go.

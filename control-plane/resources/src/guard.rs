@@ -83,11 +83,18 @@ impl Guard {
     }
 }
 
-/// Names a loss: the same on every replica, and another one as soon as more would be lost.
-pub fn id_of_loss(before: &Snapshot, after: &Snapshot) -> String {
-    let gone = GUARDED.into_iter().flat_map(|kind| before.all(kind));
-    let gone = gone.filter(|resource| after.get(&resource.key).is_none());
-    hash::of_set(gone.map(|resource| (resource.key.kind.label(), &*resource.key.name)))[..ID_CHARS].to_owned()
+/// Names losses: the same on every replica, and another one as soon as something else would be lost. Before the first
+/// snapshot only the sizes are known of what was served.
+pub fn id_of_losses(losses: &[Loss], before: &Snapshot, after: &Snapshot) -> String {
+    let id = if before.generation() == 0 {
+        let texts: Vec<_> = losses.iter().map(ToString::to_string).collect();
+        hash::of_set(texts.iter().map(|text| ("sizes", text.as_str())))
+    } else {
+        let gone = GUARDED.into_iter().flat_map(|kind| before.all(kind));
+        let gone = gone.filter(|resource| after.get(&resource.key).is_none());
+        hash::of_set(gone.map(|resource| (resource.key.kind.label(), &*resource.key.name)))
+    };
+    id[..ID_CHARS].to_owned()
 }
 
 /// For people to type.
@@ -124,6 +131,18 @@ mod tests {
             ["clusters: 0 instead of 1", "listeners: 0 instead of 2"]
         );
         assert_eq!(losses(sizes(0, 0), sizes(0, 0)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn losses_at_the_first_snapshot_are_told_apart_by_their_sizes() {
+        let id = |before, after| {
+            let losses = Guard::default().losses(&before, &after);
+            id_of_losses(&losses, &Snapshot::default(), &Snapshot::default())
+        };
+        let half = id(sizes(2, 5000), sizes(2, 2000));
+        assert_eq!(half, id(sizes(2, 5000), sizes(2, 2000)));
+        assert_ne!(half, id(sizes(2, 5000), sizes(2, 0)));
+        assert_ne!(half, id(sizes(2, 5000), sizes(0, 2000)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod hash;
 
 pub use compose::compose;
 pub use decode::{InvalidDocument, Mistake, Place, decode};
-pub use guard::{Guard, Loss, Sizes, id_of_loss};
+pub use guard::{Guard, Loss, Sizes, id_of_losses};
 pub use history::{History, Past};
 pub use references::{Bootstrap, Reference};
 pub use resource::{Key, Resource, Shared};

@@ -50,11 +50,15 @@ pub(crate) async fn report(
         if remembered.as_ref().is_none_or(|(_, at)| at.elapsed() >= HEARTBEAT) {
             let sizes = sizes(&group, &hub);
             let is_known = remembered.as_ref().is_some_and(|(known, _)| *known == sizes);
-            if !sizes.is_empty() && !is_known {
-                if let Err(error) = store.remember(&group, &sizes).await {
+            let kept =
+                if is_known || sizes.is_empty() { Ok(()) } else { store.remember(&group, &sizes).await };
+            match kept {
+                // Before the first snapshot there is nothing to remember, and after it no time to lose.
+                Ok(()) if sizes.is_empty() => {}
+                Ok(()) => remembered = Some((sizes, tokio::time::Instant::now())),
+                Err(error) => {
                     tracing::error!(error = %error, cause = ?error.source, "the sizes are not written");
                 }
-                remembered = Some((sizes, tokio::time::Instant::now()));
             }
         }
         tokio::select! {

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use broker::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use context::Source;
 use model::{UpstreamRule, fleet::EDGE_GROUP};
-use runtime::tls::TlsFiles;
+use runtime::{files, tls::TlsFiles};
 
 use crate::{dev, edge::Edge, folder::Folder};
 
@@ -160,10 +159,7 @@ impl Config {
         ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
         ensure!(args.fleet_deadline_secs > 0, "--fleet-deadline-secs: at least 1, got 0");
         // The database holds the keys of certificates.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&args.data_dir)
+        files::private_folder(&args.data_dir)
             .with_context(|| format!("--data-dir: making the folder {}", args.data_dir.display()))?;
         Ok(Self {
             roles,

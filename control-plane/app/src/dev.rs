@@ -1,12 +1,7 @@
 //! What only a development machine has: an issuer of tokens whose keys lie in the data folder, so that
 //! `gatehouse token` can mint with them.
 
-use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::Context as _;
 use broker::Credentials;
@@ -15,6 +10,7 @@ use jsonwebtoken::{
     jwk::{Jwk, JwkSet},
 };
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use runtime::files;
 
 /// The claim `iss` of the local issuer's tokens.
 pub(crate) const ISSUER: &str = "https://id.example.test/";
@@ -31,29 +27,23 @@ pub(crate) fn issuer(data_dir: &Path) -> anyhow::Result<String> {
 
 /// The JWK Set comes last: where it is, the keys are too.
 fn create(folder: &Path, jwks: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    files::private_folder(folder)?;
     let ec = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem();
     let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256)?.serialize_pem();
-    write_secret(&folder.join("es256.pem"), &ec)?;
-    write_secret(&folder.join("rs256.pem"), &rsa)?;
+    files::replace(&folder.join("es256.pem"), &[ec.as_bytes()])?;
+    files::replace(&folder.join("rs256.pem"), &[rsa.as_bytes()])?;
     let keys = vec![
         public("dev-es256", &EncodingKey::from_ec_pem(ec.as_bytes())?, Algorithm::ES256)?,
         public("dev-rs256", &EncodingKey::from_rsa_pem(rsa.as_bytes())?, Algorithm::RS256)?,
     ];
-    write_secret(jwks, &serde_json::to_string_pretty(&JwkSet { keys })?)
+    files::replace(jwks, &[serde_json::to_string_pretty(&JwkSet { keys })?.as_bytes()])?;
+    Ok(())
 }
 
 fn public(id: &str, key: &EncodingKey, algorithm: Algorithm) -> anyhow::Result<Jwk> {
     let mut jwk = Jwk::from_encoding_key(key, algorithm)?;
     jwk.common.key_id = Some(id.to_owned());
     Ok(jwk)
-}
-
-fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    Ok(())
 }
 
 /// Of the platform and of the operator.

@@ -1,12 +1,9 @@
 //! Watches the folder of operators' templates: its files, and that it is still the same folder.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use notify::{RecursiveMode, Watcher as _};
+use runtime::files::FileWatch;
 use templates::{TemplateError, Templates};
 use tokio::sync::watch;
 
@@ -27,9 +24,6 @@ impl Folder {
     }
 }
 
-/// A save of several files is one change.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-
 /// Counts up when something in the folder changes, or the folder is replaced, by a rename or a link. Without a
 /// folder it never does.
 pub(crate) fn watch(folder: Option<&Path>) -> anyhow::Result<watch::Receiver<u64>> {
@@ -41,28 +35,15 @@ pub(crate) fn watch(folder: Option<&Path>) -> anyhow::Result<watch::Receiver<u64
     };
     let folder = std::path::absolute(folder).context("--templates")?;
     let parent = folder.parent().context("--templates: a folder below the root")?.to_owned();
-    let (events, mut happened) = watch::channel(0_u64);
     let ours = folder.clone();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // The folder beside it may be busy.
-        let concerns_us = |event: &notify::Event| event.paths.iter().any(|path| path.starts_with(&ours));
-        if event.is_ok_and(|event| !event.kind.is_access() && concerns_us(&event)) {
-            events.send_modify(|count| *count += 1);
-        }
-    })?;
-    for watched in [&parent, &folder] {
-        watcher
-            .watch(watched, RecursiveMode::NonRecursive)
-            .with_context(|| format!("--templates: watching {}", watched.display()))?;
-    }
+    // The folder beside it may be busy.
+    let mut files = FileWatch::new(&[parent, folder.clone()], move |changed| changed.starts_with(&ours))
+        .context("--templates: watching it")?;
     tokio::spawn(async move {
-        while happened.changed().await.is_ok() {
-            tokio::time::sleep(DEBOUNCE).await;
-            happened.mark_unchanged();
-            // What is watched is a folder, not its name: take the one that has the name now. When there is none,
-            // its coming is an event of the parent.
-            let _was_gone = watcher.unwatch(&folder);
-            let _is_gone = watcher.watch(&folder, RecursiveMode::NonRecursive);
+        loop {
+            files.changed().await;
+            // When there is none by the name now, its coming is an event of the parent.
+            files.renew(&folder);
             sender.send_modify(|count| *count += 1);
         }
     });

@@ -14,16 +14,12 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use model::context::Values;
-use notify::{RecursiveMode, Watcher as _};
 use prometheus_client::registry::Registry;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use runtime::files::FileWatch;
+use tokio::{sync::watch, task::JoinSet};
 
 pub use settings::{InvalidSources, Source, read};
 pub use state::{Freshness, SourceState};
@@ -43,9 +39,6 @@ pub struct Sources {
     metrics: Metrics,
 }
 
-/// A save of several files is one change.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-
 impl Sources {
     /// Fetches each source once, all at the same time, and follows them from then on. What cannot be fetched now
     /// comes from the folder of last good values, if it ever was.
@@ -61,11 +54,9 @@ impl Sources {
         let mut firsts = JoinSet::new();
         for source in sources {
             all.states().insert(source.name.clone(), SourceState::of(&source));
-            let (events, happened) = mpsc::channel(1);
             let mut follower = Follower {
                 // Before the first look, so that nothing is missed after it.
-                _watcher: watch_file(&source, events),
-                happened,
+                watch: watch_file(&source),
                 fetcher: Fetcher::new(&source).map_err(std::io::Error::other)?,
                 source,
                 kept: kept.clone(),
@@ -128,28 +119,23 @@ struct Follower {
     fetcher: Fetcher,
     kept: Kept,
     all: Sources,
-    happened: mpsc::Receiver<()>,
-    _watcher: Option<notify::RecommendedWatcher>,
+    watch: Option<FileWatch>,
 }
 
 /// A file is looked at when it changes; its interval is for file systems that tell nothing.
-fn watch_file(source: &Source, events: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+fn watch_file(source: &Source) -> Option<FileWatch> {
     let Origin::File(path) = &source.origin else { return None };
     let path = std::path::absolute(path).ok()?;
     let folder = path.parent()?.to_owned();
     // A link in the folder may be what changes.
-    let concerns_us = move |event: &notify::Event| {
-        event.paths.iter().any(|changed| *changed == path || changed.is_symlink())
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access() && concerns_us(&event)) {
-            // When one waits already, that is enough.
-            let _full = events.try_send(());
-        }
-    })
-    .ok()?;
-    watcher.watch(&folder, RecursiveMode::NonRecursive).ok()?;
-    Some(watcher)
+    FileWatch::new(&[folder], move |changed| changed == path || changed.is_symlink()).ok()
+}
+
+async fn changed(watch: &mut Option<FileWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Follower {
@@ -170,10 +156,7 @@ impl Follower {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.source.next_interval()) => {}
-                Some(()) = self.happened.recv() => {
-                    tokio::time::sleep(DEBOUNCE).await;
-                    while self.happened.try_recv().is_ok() {}
-                }
+                () = changed(&mut self.watch) => {}
             }
             self.look().await;
         }

@@ -1,11 +1,6 @@
 //! Certificates for hosts. In development a local CA issues them.
 
-use std::{
-    fmt, fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::Path,
-};
+use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use async_trait::async_trait;
 use model::{Host, instance::Certificate};
@@ -83,7 +78,7 @@ fn create(
     certificate: &Path,
     key: &Path,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    runtime::files::private_folder(folder)?;
     let pair = KeyPair::generate()?;
     fs::write(certificate, ca_params().self_signed(&pair)?.pem())?;
     // The key comes last: where it is, the certificate is too.

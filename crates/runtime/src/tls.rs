@@ -4,17 +4,16 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use notify::{RecursiveMode, Watcher as _};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
-use tokio::sync::watch;
+
+use crate::files::{FileWatch, folder_of};
 
 /// Three PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,20 +52,13 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
-    #[error("watching {path}")]
-    Watch {
-        path: String,
-        #[source]
-        source: notify::Error,
-    },
+    #[error("watching the certificates' folders")]
+    Watch(#[source] notify::Error),
 }
 
 /// HTTP/2 for gRPC; HTTP/1.1 for those that poll.
 const ALPN_SERVER: [&[u8]; 2] = [b"h2", b"http/1.1"];
 const ALPN_CLIENT: [&[u8]; 1] = [b"h2"];
-/// Certificate and key are written one after the other.
-const DEBOUNCE: Duration = Duration::from_millis(200);
-
 impl TlsFiles {
     /// A server that demands a certificate of each client.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
@@ -132,27 +124,15 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// leaves it as it was, and is told in the log.
 pub fn follow(files: TlsFiles) -> Result<Arc<ArcSwap<ServerConfig>>, TlsError> {
     let current = Arc::new(ArcSwap::from_pointee(files.server()?));
-    let (events, mut changed) = watch::channel(0_u64);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            events.send_modify(|count| *count += 1);
-        }
-    })
-    .map_err(|source| TlsError::Watch { path: files.certificate.display().to_string(), source })?;
-    // Their folders: a file that is replaced by a rename, or lies behind a link that is, is another file.
-    let mut folders: Vec<_> = files.all().iter().map(|path| folder_of(path)).collect();
+    let mut folders = files.all().map(|path| folder_of(path).to_owned()).to_vec();
     folders.sort();
     folders.dedup();
-    for folder in folders {
-        let failed = |source| TlsError::Watch { path: folder.display().to_string(), source };
-        watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(failed)?;
-    }
+    let mut watch = FileWatch::new(&folders, |_| true).map_err(TlsError::Watch)?;
     let followed = current.clone();
     tokio::spawn(async move {
         let mut known = contents(&files);
-        while changed.changed().await.is_ok() {
-            tokio::time::sleep(DEBOUNCE).await;
-            changed.mark_unchanged();
+        loop {
+            watch.changed().await;
             let now = contents(&files);
             if now == known {
                 continue;
@@ -171,14 +151,8 @@ pub fn follow(files: TlsFiles) -> Result<Arc<ArcSwap<ServerConfig>>, TlsError> {
                 }
             }
         }
-        drop(watcher);
     });
     Ok(current)
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new(".")).to_owned()
 }
 
 fn contents(files: &TlsFiles) -> [Option<Vec<u8>>; 3] {

@@ -6,14 +6,13 @@
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use api::ResourceType;
 use envoy_types::pb::envoy::service::discovery::v3::Resource;
 use prost::Message as _;
+use runtime::files;
 
 /// A folder that belongs to one sidecar.
 #[derive(Debug, Clone)]
@@ -26,7 +25,7 @@ const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
 impl LastGood {
     /// Makes the folder, readable by its owner only, where it is not there yet.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        files::private_folder(folder)?;
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -55,16 +54,9 @@ impl LastGood {
     pub fn keep(&self, kind: ResourceType, resource: &Resource) -> io::Result<()> {
         let path = self.path(kind, &resource.name);
         let folder = self.folder.join(kind.label());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        files::private_folder(&folder)?;
         let body = resource.encode_to_vec();
-        let unfinished = path.with_extension("new");
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        file.write_all(blake3::hash(&body).as_bytes())?;
-        file.write_all(&body)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
-        fs::File::open(&folder)?.sync_all()
+        files::replace(&path, &[blake3::hash(&body).as_bytes(), &body])
     }
 
     /// Forgets a resource, if it was there.

@@ -7,6 +7,7 @@ use reqwest::{
     header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED},
     redirect,
 };
+use runtime::telemetry::chain;
 
 use super::{
     Source,
@@ -120,15 +121,7 @@ impl Fetcher {
 
 /// The URL may hold credentials, and operators know it.
 fn without_url(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
+    chain(&error.without_url())
 }
 
 pub(crate) fn too_large(max_bytes: usize) -> String {

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use axum::{
@@ -18,6 +19,7 @@ use serde_json::json;
 use super::*;
 
 const WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn refusal(yaml: &str) -> String {
     read(yaml).unwrap_err().to_string()
@@ -133,7 +135,7 @@ async fn a_source_that_breaks_keeps_its_last_good_value_over_a_restart_too_and_t
         std::fs::write(&path, text).unwrap();
         let fails = async {
             while !state(&sources, "a").error.is_some_and(|error| error.contains(why)) {
-                tokio::time::sleep(DEBOUNCE).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
         tokio::time::timeout(WAIT, fails).await.unwrap_or_else(|_| panic!("{why}: {:?}", sources.all()));
@@ -219,7 +221,7 @@ async fn what_did_not_change_is_not_sent_again() {
     let first = state(&sources, "a").succeeded;
     let looked_again = async {
         while state(&sources, "a").succeeded == first {
-            tokio::time::sleep(DEBOUNCE).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
     tokio::time::timeout(WAIT, looked_again).await.unwrap();

@@ -44,6 +44,11 @@ pub(crate) fn exists(rule: &str) -> bool {
     message.is_some_and(|message| MessageRules::of(&message).ids().any(|id| id == rule))
 }
 
+/// Whether the protos mark the field as a secret (`udpa.annotations.sensitive`).
+pub(crate) fn is_sensitive(field: &FieldDescriptor) -> bool {
+    SENSITIVE.is_set(&field.options())
+}
+
 /// The rules of one message type, without those inside it.
 #[derive(Debug, Default)]
 struct MessageRules {
@@ -146,7 +151,7 @@ impl FieldRules {
         let rules = rules.as_message()?;
         let mut read = Self {
             is_required: false,
-            is_sensitive: SENSITIVE.is_set(&options),
+            is_sensitive: is_sensitive(&field),
             value: Tests::default(),
             items: Tests::default(),
             keys: Tests::default(),

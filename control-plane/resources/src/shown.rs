@@ -1,20 +1,16 @@
 //! Resources for people: YAML in which secrets are redacted.
 
-use std::sync::LazyLock;
-
-use api::descriptor_pool;
 use bytes::Bytes;
 use prost::Message as _;
-use prost_reflect::{DynamicMessage, ExtensionDescriptor, FieldDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{DynamicMessage, Value};
 
-use crate::Resource;
+use crate::{
+    Resource,
+    rules::is_sensitive,
+    walk::{inside, is_any},
+};
 
 const REDACTED: &str = "[redacted]";
-
-static SENSITIVE: LazyLock<ExtensionDescriptor> = LazyLock::new(|| {
-    let found = descriptor_pool().get_extension_by_name("udpa.annotations.sensitive");
-    found.unwrap_or_else(|| panic!("udpa.annotations.sensitive is part of the pinned descriptors"))
-});
 
 impl Resource {
     /// As YAML. What the protos mark as sensitive (`udpa.annotations.sensitive`) is redacted, through any depth.
@@ -29,7 +25,7 @@ impl Resource {
 }
 
 fn redact(message: &mut DynamicMessage) {
-    if message.descriptor().full_name() == "google.protobuf.Any" {
+    if is_any(message) {
         redact_inside(message);
         return;
     }
@@ -46,24 +42,13 @@ fn redact(message: &mut DynamicMessage) {
     }
 }
 
-fn is_sensitive(field: &FieldDescriptor) -> bool {
-    let options = field.options();
-    options.has_extension(&SENSITIVE) && options.get_extension(&SENSITIVE).as_bool() == Some(true)
-}
-
 fn redact_inside(any: &mut DynamicMessage) {
-    let mut inside = || {
-        let (url, body) = (any.get_field_by_name("type_url")?, any.get_field_by_name("value")?);
-        let descriptor = descriptor_pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
-        let mut inner = DynamicMessage::decode(descriptor, body.as_bytes()?.clone()).ok()?;
+    let body = inside(any).map(|mut inner| {
         redact(&mut inner);
-        any.set_field_by_name("value", Value::Bytes(inner.encode_to_vec().into()));
-        Some(())
-    };
+        inner.encode_to_vec()
+    });
     // What cannot be read might be a secret.
-    if inside().is_none() {
-        any.set_field_by_name("value", Value::Bytes(Bytes::new()));
-    }
+    any.set_field_by_name("value", Value::Bytes(body.unwrap_or_default().into()));
 }
 
 /// The items of a list or a map, or the value itself.

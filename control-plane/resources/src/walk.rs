@@ -99,15 +99,22 @@ fn descend(path: &mut Path, message: &DynamicMessage, visit: &mut dyn FnMut(&Pat
 
 /// What an `Any` holds stands in its place, in JSON and here.
 fn unpacked(message: &DynamicMessage) -> Cow<'_, DynamicMessage> {
-    if message.descriptor().full_name() != "google.protobuf.Any" {
-        return Cow::Borrowed(message);
+    if is_any(message) {
+        inside(message).map_or(Cow::Borrowed(message), Cow::Owned)
+    } else {
+        Cow::Borrowed(message)
     }
-    let inner = || {
-        let (url, body) = (message.get_field_by_name("type_url")?, message.get_field_by_name("value")?);
-        let descriptor = descriptor_pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
-        DynamicMessage::decode(descriptor, body.as_bytes()?.clone()).ok()
-    };
-    inner().map_or(Cow::Borrowed(message), Cow::Owned)
+}
+
+pub(crate) fn is_any(message: &DynamicMessage) -> bool {
+    message.descriptor().full_name() == "google.protobuf.Any"
+}
+
+/// What an `Any` holds, if it is of a type that we know.
+pub(crate) fn inside(any: &DynamicMessage) -> Option<DynamicMessage> {
+    let (url, body) = (any.get_field_by_name("type_url")?, any.get_field_by_name("value")?);
+    let descriptor = descriptor_pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
+    DynamicMessage::decode(descriptor, body.as_bytes()?.clone()).ok()
 }
 
 fn holds_messages(field: &FieldDescriptor) -> bool {

@@ -18,6 +18,7 @@ use lab::{Ports, Process};
 use model::instance::{Instance, OperationState, Published, Request};
 use serde_json::json;
 use store::{Put, SqliteStore, Store as _};
+use tests::figures::{cpu_ms, median, percentile, print, rounded};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
@@ -42,13 +43,12 @@ const OPENED_AT_ONCE: usize = 256;
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut size = Size { proxies: 2_000, services: 5_000, changes: 50 };
-    let mut as_json = false;
     while let Some(arg) = args.next() {
         let mut number = || -> anyhow::Result<usize> {
             args.next().with_context(|| format!("{arg}: a number"))?.parse().with_context(|| arg.clone())
         };
         match arg.as_str() {
-            "--json" => as_json = true,
+            "--json" => {}
             "--proxies" => size.proxies = number()?,
             "--services" => size.services = number()?,
             "--changes" => size.changes = number()?,
@@ -58,12 +58,7 @@ fn main() -> anyhow::Result<()> {
     ensure!(size.changes > 0 && size.services > 0 && size.proxies > 0, "at least one of each");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(bench(&size))?;
-    #[allow(clippy::print_stdout)]
-    if as_json {
-        println!("{figures}");
-    } else {
-        println!("{figures:#}");
-    }
+    print("a change, to the last proxy's acknowledgement", &figures);
     Ok(())
 }
 
@@ -99,7 +94,7 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
         goals.send_replace(Goal::Host(format!("edge/{}", instance.id).into()));
         fleet.arrived.store(0, Ordering::Relaxed);
         change(&store, instance, at).await?;
-        took.push(wait_for(&fleet.arrived, size.proxies, &fleet).await?);
+        took.push(wait_for(&fleet.arrived, size.proxies, &fleet).await?.as_secs_f64() * 1e3);
         renders.push(server.last_publish_ms().await?);
         settle_instance(&store, instance).await?;
         // So that the removal of what the old revision used belongs to this change's cost, and not to the next one's.
@@ -121,28 +116,23 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
     warm.stop().await;
     server.process.stop(Duration::from_secs(5)).await;
 
-    took.sort_unstable();
-    renders.sort_by(f64::total_cmp);
-    let round = |value: f64| (value * 10.0).round() / 10.0;
-    let millis = |percentile: usize| {
-        round(took[(took.len() * percentile).div_ceil(100).max(1) - 1].as_secs_f64() * 1_000.0)
-    };
+    let millis = |percent| rounded(percentile(percent, took.clone()), 1);
     Ok(json!({
         "proxies": size.proxies,
         "services": size.services,
         "changes": size.changes,
         "propagation_p50_ms": millis(50),
         "propagation_p99_ms": millis(99),
-        "server_cpu_ms_per_change": round(cpu_ms_per_change),
-        "rss_mb": round(rss_mb),
-        "rss_cold_mb": round(rss_cold_mb),
-        "rss_reconnected_mb": round(rss_reconnected_mb),
-        "cold_start_s": round(cold_start_s),
-        "reconnect_s": round(reconnect_s),
-        "reconnect_cpu_s": round(reconnect_cpu_s),
+        "server_cpu_ms_per_change": rounded(cpu_ms_per_change, 1),
+        "rss_mb": rounded(rss_mb, 1),
+        "rss_cold_mb": rounded(rss_cold_mb, 1),
+        "rss_reconnected_mb": rounded(rss_reconnected_mb, 1),
+        "cold_start_s": rounded(cold_start_s, 1),
+        "reconnect_s": rounded(reconnect_s, 1),
+        "reconnect_cpu_s": rounded(reconnect_cpu_s, 1),
         "retries": fleet.retries.load(Ordering::Relaxed),
-        "render_all_ms": round(render_all_ms),
-        "render_one_ms": round(renders[renders.len() / 2]),
+        "render_all_ms": rounded(render_all_ms, 1),
+        "render_one_ms": rounded(median(renders), 1),
     }))
 }
 
@@ -321,22 +311,13 @@ impl Server {
         Ok(Self { process, client, url })
     }
 
-    fn stat(&self, file: &str) -> anyhow::Result<String> {
-        let id = self.process.id().context("the control plane runs")?;
-        Ok(std::fs::read_to_string(format!("/proc/{id}/{file}"))?)
-    }
-
-    /// User and system time so far.
     fn cpu_ms(&self) -> anyhow::Result<f64> {
-        let stat = self.stat("stat")?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| -> anyhow::Result<f64> { Ok(fields.get(at).context("stat")?.parse()?) };
-        // Fields 14 and 15 of proc(5), in hundredths of a second.
-        Ok((ticks(11)? + ticks(12)?) * 10.0)
+        Ok(cpu_ms(self.process.id().context("the control plane runs")?))
     }
 
     fn rss_mb(&self) -> anyhow::Result<f64> {
-        let status = self.stat("status")?;
+        let id = self.process.id().context("the control plane runs")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1_024.0)
     }

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use tests::Lab;
+use tests::{
+    Lab,
+    figures::{percentile, print, rounded},
+};
 
 const SERVICES: usize = 50;
 /// Between two requests for a host that is not live yet.
@@ -15,31 +18,20 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let as_json = std::env::args().any(|arg| arg == "--json");
     let lab = Lab::start().await;
     let mut took = Vec::with_capacity(SERVICES);
     for at in 0..SERVICES {
-        took.push(onboard(&lab, &format!("bench-{at}")).await?);
+        took.push(onboard(&lab, &format!("bench-{at}")).await?.as_secs_f64() * 1e3);
     }
     lab.stop().await;
-    took.sort_unstable();
-    let millis = |percentile: usize| {
-        // The smallest value that so many percent do not exceed.
-        let rank = (took.len() * percentile).div_ceil(100).max(1);
-        (took[rank - 1].as_secs_f64() * 10_000.0).round() / 10.0
-    };
+    let millis = |percent| rounded(percentile(percent, took.clone()), 1);
     let figures = json!({
         "services": SERVICES,
         "put_to_live_p50_ms": millis(50),
         "put_to_live_p99_ms": millis(99),
         "put_to_live_max_ms": millis(100),
     });
-    #[allow(clippy::print_stdout)]
-    if as_json {
-        println!("{figures}");
-    } else {
-        println!("from PUT to the first 200 through Envoy, {SERVICES} services: {figures:#}");
-    }
+    print(&format!("from PUT to the first 200 through Envoy, {SERVICES} services"), &figures);
     Ok(())
 }
 

@@ -10,7 +10,10 @@ use model::{context::Values, node::Selection};
 use resources::{Bootstrap, Table};
 use serde_json::{Map, Value, json};
 use templates::{Scope, Templates};
-use tests::tool;
+use tests::{
+    figures::{median, print, rounded},
+    tool,
+};
 
 /// As the predecessor's wheel asks for them.
 const PYTHON: [&str; 3] = ["jinja2==3.1.6", "pyyaml==6.0.3", "orjson==3.11.4"];
@@ -67,7 +70,6 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let as_json = std::env::args().any(|arg| arg == "--json");
     let mut paths = Vec::new();
     for package in PYTHON {
         paths.push(tool(package).await);
@@ -80,22 +82,16 @@ async fn main() -> anyhow::Result<()> {
         let python = median(by_python(folder.path(), &paths, &context, repeats)?);
         let whole = median(by_us(folder.path(), &context, REPEATS, How::Whole)?);
         let each = median(by_us(folder.path(), &context, REPEATS, How::ItemByItem)?);
-        figures.insert(format!("python_ms_{size}"), json!(rounded(python * 1e3)));
-        figures.insert(format!("ours_ms_{size}"), json!(rounded(whole * 1e3)));
-        figures.insert(format!("ours_item_by_item_ms_{size}"), json!(rounded(each * 1e3)));
-        figures.insert(format!("ratio_python_to_ours_{size}"), json!(rounded(python / whole)));
+        figures.insert(format!("python_ms_{size}"), rounded(python * 1e3, 2));
+        figures.insert(format!("ours_ms_{size}"), rounded(whole * 1e3, 2));
+        figures.insert(format!("ours_item_by_item_ms_{size}"), rounded(each * 1e3, 2));
+        figures.insert(format!("ratio_python_to_ours_{size}"), rounded(python / whole, 2));
     }
     figures.insert(
         "ratio_python_to_ours".into(),
         figures[&format!("ratio_python_to_ours_{}", SIZES[2])].clone(),
     );
-    let figures = Value::Object(figures);
-    #[allow(clippy::print_stdout)]
-    if as_json {
-        println!("{figures}");
-    } else {
-        println!("CPU from context to resources, Python's way and ours: {figures:#}");
-    }
+    print("CPU from context to resources, Python's way and ours", &Value::Object(figures));
     Ok(())
 }
 
@@ -180,13 +176,4 @@ fn cpu_secs() -> f64 {
     #[allow(clippy::cast_precision_loss)]
     let secs = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
     secs
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
 }

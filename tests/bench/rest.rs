@@ -2,21 +2,19 @@
 //! the Python predecessor (both lines from PyPI), one after the other on the same machine: CPU of the server for each
 //! 200 and each 304.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use lab::{Ports, Process};
 use serde_json::{Map, Value, json};
-use tests::{Lab, eventually, tool, wrk_installed};
-use tokio::process::Command;
+use tests::{
+    Lab, eventually,
+    figures::{cpu_ms, median, print, rounded},
+    tool, wrk,
+};
 
 const CLUSTERS: usize = 10_000;
-const LOAD: &str = "5s";
+const LOAD: Duration = Duration::from_secs(5);
 /// Medians of this many.
 const REPEATS: usize = 3;
 const OLD: &str = "sovereign==0.32.12";
@@ -76,32 +74,24 @@ struct Cost {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let as_json = std::env::args().any(|arg| arg == "--json");
-    wrk_installed().await;
     let ours = ours().await?;
     let mut figures = Map::new();
     let mut put = |who: &str, cost: &Cost| {
-        figures.insert(format!("{who}_cpu_ms_200"), json!(rounded(cost.cpu_ms_200)));
-        figures.insert(format!("{who}_cpu_ms_304"), json!(rounded(cost.cpu_ms_304)));
+        figures.insert(format!("{who}_cpu_ms_200"), rounded(cost.cpu_ms_200, 3));
+        figures.insert(format!("{who}_cpu_ms_304"), rounded(cost.cpu_ms_304, 3));
     };
     put("ours", &ours);
     match predecessor().await {
         Ok(theirs) => {
             put("sovereign_0_32", &theirs);
-            figures.insert("ratio_200".into(), json!(rounded(theirs.cpu_ms_200 / ours.cpu_ms_200)));
-            figures.insert("ratio_304".into(), json!(rounded(theirs.cpu_ms_304 / ours.cpu_ms_304)));
+            figures.insert("ratio_200".into(), rounded(theirs.cpu_ms_200 / ours.cpu_ms_200, 3));
+            figures.insert("ratio_304".into(), rounded(theirs.cpu_ms_304 / ours.cpu_ms_304, 3));
         }
         Err(error) => {
             figures.insert("sovereign_0_32".into(), json!(format!("{error:#}")));
         }
     }
-    let figures = Value::Object(figures);
-    #[allow(clippy::print_stdout)]
-    if as_json {
-        println!("{figures}");
-    } else {
-        println!("CPU of the server for a poll of {CLUSTERS} clusters: {figures:#}");
-    }
+    print(&format!("CPU of the server for a poll of {CLUSTERS} clusters"), &Value::Object(figures));
     Ok(())
 }
 
@@ -192,53 +182,13 @@ async fn load(folder: &Path, url: &str, server: u32, version: &str, status: u16)
     let script = folder.join("poll.lua");
     let text = SCRIPT.replace("BODY", &body(version).to_string()).replace("STATUS", &status.to_string());
     fs::write(&script, text)?;
-    let before = cpu_ms(server)?;
-    let output = Command::new("wrk")
-        .args(["--threads=1", "--connections=8", "--timeout=60s"])
-        .arg(format!("--duration={LOAD}"))
-        .arg("--script")
-        .arg(&script)
-        .arg(url)
-        .stdin(Stdio::null())
-        .output()
-        .await?;
-    let took = cpu_ms(server)? - before;
+    let before = cpu_ms(server);
+    let output = wrk(&script, url, LOAD).await.stdin(Stdio::null()).output().await?;
+    let took = cpu_ms(server) - before;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let seen = text.lines().find_map(|line| line.strip_prefix("SEEN ")).with_context(|| text.clone())?;
     let (all, good) = seen.split_once(' ').context("two numbers")?;
     let (all, good): (f64, f64) = (all.parse()?, good.parse()?);
     ensure!(all > 0.0 && (all - good).abs() < 0.5, "{all} answers, {good} of them {status}");
     Ok(took / all)
-}
-
-/// User and system time of a process and all below it, living ones: 10 ms a tick (proc(5)).
-fn cpu_ms(root: u32) -> anyhow::Result<f64> {
-    const TICK_MS: f64 = 10.0;
-    let mut parents: Vec<(u32, u32, f64)> = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let path: PathBuf = entry?.path();
-        let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-        let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
-        // The name, in brackets, may hold spaces.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        let parent = fields.get(1).and_then(|field| field.parse().ok()).unwrap_or(0);
-        parents.push((id, parent, (number(11) + number(12)) * TICK_MS));
-    }
-    let mut open = vec![root];
-    let mut sum = 0.0;
-    while let Some(id) = open.pop() {
-        sum += parents.iter().filter(|(own, ..)| *own == id).map(|(.., spent)| spent).sum::<f64>();
-        open.extend(parents.iter().filter(|(_, parent, _)| *parent == id).map(|(own, ..)| *own));
-    }
-    Ok(sum)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
 }

@@ -43,17 +43,13 @@ end
 impl Load {
     /// Asks for the path at each host in turn, over a few connections, for so long.
     pub async fn start(folder: &Path, port: u16, hosts: &[&str], path: &str, duration: Duration) -> Self {
-        installed().await;
         let list: Vec<_> = hosts.iter().map(|host| format!("{host:?}")).collect();
         let script = folder.join("load.lua");
         let text = SCRIPT.replace("HOSTS", &list.join(", ")).replace("PATH", path);
         std::fs::write(&script, text).expect("a file");
-        let child = Command::new("wrk")
-            .args(["--threads=1", "--connections=8", "--timeout=10s"])
-            .arg(format!("--duration={}s", duration.as_secs()))
-            .arg("--script")
-            .arg(&script)
-            .arg(format!("http://127.0.0.1:{port}/"))
+        let url = format!("http://127.0.0.1:{port}/");
+        let child = wrk(&script, &url, duration)
+            .await
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -77,8 +73,20 @@ impl Load {
     }
 }
 
+/// The command of one thread and a few connections, with wrk installed where it was not.
+pub async fn wrk(script: &Path, url: &str, duration: Duration) -> Command {
+    installed().await;
+    let mut wrk = Command::new("wrk");
+    wrk.args(["--threads=1", "--connections=8", "--timeout=60s"])
+        .arg(format!("--duration={}s", duration.as_secs()))
+        .arg("--script")
+        .arg(script)
+        .arg(url);
+    wrk
+}
+
 /// wrk is a package of Debian's.
-pub async fn installed() {
+async fn installed() {
     let runs =
         Command::new("wrk").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
     if runs.is_ok() {

@@ -1,6 +1,7 @@
 //! What a simulated proxy says and hears: the messages of delta ADS as bytes, read only as far as an answer needs.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use envoy_types::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
 use prost::{
     Message as _,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
@@ -97,6 +98,10 @@ fn each(mut bytes: &[u8], mut field: impl FnMut(u32, &[u8]) -> anyhow::Result<()
     Ok(())
 }
 
+fn node_of(id: &str) -> Node {
+    Node { id: id.to_owned(), cluster: "edge".into(), ..Node::default() }
+}
+
 /// A `DeltaDiscoveryRequest`.
 pub(crate) fn request(
     node: Option<&str>,
@@ -105,10 +110,8 @@ pub(crate) fn request(
     subscribe: impl IntoIterator<Item = impl Into<String>>,
     brought: impl IntoIterator<Item = (String, String)>,
 ) -> Bytes {
-    use envoy_types::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
-    let node = node.map(|id| Node { id: id.to_owned(), cluster: "edge".into(), ..Node::default() });
     let request = DeltaDiscoveryRequest {
-        node,
+        node: node.map(node_of),
         type_url: kind.url().to_owned(),
         response_nonce: nonce.to_owned(),
         resource_names_subscribe: subscribe.into_iter().map(Into::into).collect(),
@@ -120,10 +123,8 @@ pub(crate) fn request(
 
 /// The same request with a node in front: fields of a message may come in any order.
 pub(crate) fn with_node(node: &str, request: &Bytes) -> Bytes {
-    use envoy_types::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
-    let node = Node { id: node.to_owned(), cluster: "edge".into(), ..Node::default() };
-    let mut head =
-        DeltaDiscoveryRequest { node: Some(node), ..DeltaDiscoveryRequest::default() }.encode_to_vec();
+    let head = DeltaDiscoveryRequest { node: Some(node_of(node)), ..DeltaDiscoveryRequest::default() };
+    let mut head = head.encode_to_vec();
     head.put_slice(request);
     head.into()
 }

@@ -285,21 +285,31 @@ impl Hub {
 
     /// What a node does not hold as it should; `None` when there is no such node on a stream of this replica.
     pub fn differences(&self, node_id: &str) -> Option<Vec<Difference>> {
-        let node = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(node_id).cloned();
+        let node = self.nodes_by_id().get(node_id).cloned();
         node.map(|node| view::differences(&node))
+    }
+
+    /// One node, for operators.
+    pub fn node(&self, id: &str) -> Option<NodeView> {
+        let streaming = self.nodes_by_id().get(id).cloned().map(|node| NodeView::of(&node));
+        match (streaming, self.pollers.view(id)) {
+            (Some(node), Some(polling)) => Some(node.and(polling)),
+            (streaming, polling) => streaming.or(polling),
+        }
     }
 
     /// Every node, for operators.
     pub fn nodes(&self) -> Vec<NodeView> {
-        let mut nodes: Vec<_> = self.all_nodes().iter().map(|node| NodeView::of(node)).collect();
+        let view = |node: &Arc<Node>| (node.id.clone(), NodeView::of(node));
+        let mut nodes: BTreeMap<_, _> = self.all_nodes().iter().map(view).collect();
         for polling in self.pollers.views() {
-            // Its sidecars may have streams.
-            match nodes.iter_mut().find(|node| node.node == polling.node) {
-                Some(node) => node.roles.extend(polling.roles),
-                None => nodes.push(polling),
-            }
+            let node = match nodes.remove(&polling.node) {
+                Some(node) => node.and(polling),
+                None => polling,
+            };
+            nodes.insert(node.node.clone(), node);
         }
-        nodes
+        nodes.into_values().collect()
     }
 }
 

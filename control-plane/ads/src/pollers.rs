@@ -178,6 +178,12 @@ impl Pollers {
         }
     }
 
+    /// One of them, for operators.
+    pub(crate) fn view(&self, id: &str) -> Option<NodeView> {
+        let now = Instant::now();
+        self.nodes().get(id).filter(|node| node.is_here(now)).map(|node| node.view(id, now))
+    }
+
     /// Each of them, for operators.
     pub(crate) fn views(&self) -> Vec<NodeView> {
         let now = Instant::now();

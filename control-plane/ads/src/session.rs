@@ -171,7 +171,7 @@ impl Session {
                     of = changes.len(), error = message, "refused"
                 );
             }
-            Received::Subscription | Received::Ack(_) => {}
+            Received::Subscription | Received::Ack => {}
         }
         self.node.wake_others(self.number);
         self.hub.announce();
@@ -464,7 +464,7 @@ fn whole_set(told: &TypeStream<Table>) -> (xds::stream::Version, SotwBody) {
 
 fn note(told: &mut Told, received: &Received<Shared>) {
     match received {
-        Received::Ack(_) => told.last_ack = Some(SystemTime::now()),
+        Received::Ack => told.last_ack = Some(SystemTime::now()),
         Received::Nack { message, .. } => told.last_nack = Some((SystemTime::now(), message.clone())),
         Received::Subscription => {}
     }

@@ -101,6 +101,12 @@ pub(crate) fn differences(node: &Node) -> Vec<Difference> {
 }
 
 impl NodeView {
+    /// The same node with what it polls: its sidecars may have streams while its Envoy polls.
+    pub(crate) fn and(mut self, polling: Self) -> Self {
+        self.roles.extend(polling.roles);
+        self
+    }
+
     pub(crate) fn of(node: &Node) -> Self {
         let state = node.state();
         let mut roles = BTreeMap::new();

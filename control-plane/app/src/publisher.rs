@@ -196,60 +196,73 @@ impl Publisher {
             // What was missing may have come.
             self.is_stale |= self.load_fault.is_some();
         }
-        let all = !is_paused && std::mem::take(&mut self.is_stale) && self.reload();
-        let mut rendered = 0;
-        if let Some(templates) = self.templates.clone() {
-            self.variants.retain(|selection, _| selections.contains(selection));
-            let mut changed = changed_services(&before, &self.context);
-            if all || !sources.is_empty() {
-                changed.append(&mut self.lists.update(&templates, &self.context.values, &sources));
-            }
-            if templates.reads(&ForEach::Service, &sources) {
-                changed.extend(self.context.services.keys().cloned());
-            }
-            let is_edge_changed = templates.reads(&ForEach::Edge, &sources);
-            let input = Input {
-                templates: &templates,
-                settings: &self.settings,
-                context: &self.context,
-                scope: &self.scope,
-                items: &self.lists.items,
-            };
-            let mut variants = std::mem::take(&mut self.variants);
-            for selection in selections {
-                let known = variants.remove(selection);
-                let is_new = known.is_none();
-                let mut variant = known.unwrap_or_else(|| Variant::new(selection.clone()));
-                let mut changed = changed.clone();
-                if all || is_new {
-                    changed.extend(variant.units().cloned());
-                    changed.extend(input.context.services.keys().chain(input.items.keys()).cloned());
-                }
-                if all || is_new || is_edge_changed {
-                    variant.render_edge(&input);
-                }
-                rendered += changed.len();
-                for id in &changed {
-                    variant.render_one(id, &input, self.variants.values());
-                }
-                let before = variant.snapshot().clone();
-                if variant.compose(&input, changed) {
-                    let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-                    history.note(&before, variant.snapshot(), SystemTime::now());
-                    drop(history);
-                    serve(&self.hub, &self.settings.group, selection, &variant);
-                }
-                if variant.snapshot().generation() > 0 {
-                    self.unready = None;
-                }
-                self.variants.insert(selection.clone(), variant);
-            }
-        }
+        let is_new = !is_paused && std::mem::take(&mut self.is_stale) && self.reload();
+        let rendered = match self.templates.clone() {
+            Some(templates) => self.render(&templates, is_new, &before, &sources, selections),
+            None => 0,
+        };
         if rendered > 0 {
             self.metrics.rendered.set(i64::try_from(rendered).unwrap_or(i64::MAX));
             self.metrics.seconds.set(begun.elapsed().as_secs_f64());
         }
         self.tell();
+    }
+
+    /// Brings every kind of nodes up to date: all of it when the templates are new, else what the context has
+    /// changed. How many renders that took.
+    fn render(
+        &mut self,
+        templates: &Templates,
+        is_new: bool,
+        before: &Context,
+        sources: &BTreeSet<String>,
+        selections: &BTreeSet<Selection>,
+    ) -> usize {
+        let mut changed = changed_services(before, &self.context);
+        if is_new || !sources.is_empty() {
+            changed.append(&mut self.lists.update(templates, &self.context.values, sources));
+        }
+        if templates.reads(&ForEach::Service, sources) {
+            changed.extend(self.context.services.keys().cloned());
+        }
+        let input = Input {
+            templates,
+            settings: &self.settings,
+            context: &self.context,
+            scope: &self.scope,
+            items: &self.lists.items,
+        };
+        let mut rendered = 0;
+        let mut before = std::mem::take(&mut self.variants);
+        for selection in selections {
+            let known = before.remove(selection);
+            let is_all = is_new || known.is_none();
+            let mut variant = known.unwrap_or_else(|| Variant::new(selection.clone()));
+            let mut changed = changed.clone();
+            if is_all {
+                changed.extend(variant.units().cloned());
+                changed.extend(input.context.services.keys().chain(input.items.keys()).cloned());
+            }
+            if is_all || templates.reads(&ForEach::Edge, sources) {
+                variant.render_edge(&input);
+            }
+            rendered += changed.len();
+            for id in &changed {
+                variant.render_one(id, &input, self.variants.values());
+            }
+            let served = variant.snapshot().clone();
+            if variant.compose(&input, changed) {
+                let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+                history.note(&served, variant.snapshot(), SystemTime::now());
+                drop(history);
+                serve(&self.hub, &self.settings.group, selection, &variant);
+            }
+            if variant.snapshot().generation() > 0 {
+                self.unready = None;
+            }
+            self.variants.insert(selection.clone(), variant);
+        }
+        rendered
     }
 
     /// What went wrong, for whoever looks.

@@ -99,7 +99,7 @@ pub enum Received<I> {
     /// Only subscriptions, or nothing new.
     Subscription,
     /// The response under way was accepted.
-    Ack(Vec<Change<I>>),
+    Ack,
     /// It was refused. With one change it is now known which one; with more, the search begins.
     Nack {
         /// What was refused.
@@ -406,7 +406,7 @@ impl<D: Desired> TypeStream<D> {
                     self.refused.remove(&change.name);
                 }
             }
-            return Received::Ack(changes);
+            return Received::Ack;
         };
         self.refuse(&changes, message);
         Received::Nack { changes, message: message.to_owned() }

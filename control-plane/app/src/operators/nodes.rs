@@ -23,7 +23,7 @@ pub(super) async fn list(State(operators): State<Operators>) -> Response {
 }
 
 pub(super) async fn one(State(operators): State<Operators>, Path(id): Path<String>) -> Response {
-    match operators.hub.nodes().into_iter().find(|node| node.node == id) {
+    match operators.hub.node(&id) {
         Some(node) => Json(json!(node)).into_response(),
         None => unknown(&operators, &id),
     }

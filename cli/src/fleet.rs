@@ -46,6 +46,9 @@ enum Command {
     },
     /// Where the context comes from, and how fresh it is
     Sources,
+    /// What templates see, as YAML for `gatehouse-control-plane render --context`: the services without their keys, and
+    /// the sources with `shown: true`
+    Context,
     /// Let a change go live that was held
     Confirm {
         /// As `gatehouse fleet` shows it
@@ -94,6 +97,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Sources) => {
             let answer = operators.get("/api/sources").await?;
             let shown = items(&answer["sources"]).map(source).collect();
+            (answer, shown)
+        }
+        Some(Command::Context) => {
+            let answer = operators.get("/api/context").await?;
+            let shown = serde_norway::to_string(&answer)?;
             (answer, shown)
         }
         Some(Command::Confirm { id }) => {

@@ -52,9 +52,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     println!(
         "
-Look at it, then try it:
+Look at it, then see what comes of it:
 
-  gatehouse-control-plane render --no-default-templates --templates {0}/templates --sources {0}/sources.yaml --edge {0}/edge.yaml",
+  gatehouse-control-plane render --no-default-templates --templates {0}/templates --sources {0}/sources.yaml --edge {0}/edge.yaml --polling",
         into.display()
     );
     Ok(())

@@ -113,6 +113,7 @@ async fn moved_over() -> Lab {
     assert!(told.contains("left authentication: nodes may go on to send node.metadata.auth"), "{told}");
     let again = lab.gatehouse(&args).await;
     assert!(!again.status.success(), "what is there is not written over");
+    shown(&lab, &told, &into).await;
     let layout = &mut lab.stack.layout;
     layout.edge = serde_norway::from_str(&fs::read_to_string(into.join("edge.yaml")).unwrap()).unwrap();
     layout.templates = Some(into.join("templates"));
@@ -122,6 +123,19 @@ async fn moved_over() -> Lab {
     layout.node_id = "T1/web-1".into();
     lab.stack.start_control_plane().await.unwrap_or_else(|error| panic!("{error}"));
     lab
+}
+
+/// What the importer tells to run next shows what a node gets.
+async fn shown(lab: &Lab, told: &str, into: &Path) {
+    let hint = told.split("gatehouse-control-plane ").nth(1).expect("what to run next");
+    let node = into.join("node.yaml");
+    fs::write(&node, "id: web-1\ncluster: T1\n").unwrap();
+    let mut args: Vec<_> = hint.split_whitespace().filter(|word| *word != "\\").collect();
+    args.extend(["--dev", "--node", node.to_str().unwrap()]);
+    let output = lab.control_plane(&args).await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("1 listeners") && errors.contains("2 clusters"), "{errors}");
 }
 
 /// Polls as a node of a cluster does; status, body and the version.

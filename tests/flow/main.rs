@@ -8,4 +8,5 @@ mod client;
 mod decisions;
 mod onboarding;
 mod outage;
+mod render;
 mod up;

@@ -229,6 +229,17 @@ impl Lab {
             .expect("the client runs")
     }
 
+    /// Runs the control plane's program for something else than to serve.
+    pub async fn control_plane(&self, args: &[&str]) -> Output {
+        Command::new(self.stack.layout.bin_dir.join("gatehouse-control-plane"))
+            .args(args)
+            .env("GATEHOUSE_URL", self.stack.control_plane_url())
+            .env("GATEHOUSE_DATA_DIR", self.folder())
+            .output()
+            .await
+            .expect("the control plane runs")
+    }
+
     fn broker(&self, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}{path}", self.stack.control_plane_url()))

@@ -8,7 +8,7 @@ use envoy_types::pb::{
     google::protobuf::{Struct, Value, value::Kind},
 };
 use model::node::{NodeFacts, Transport};
-
+use prost_reflect::DynamicMessage;
 use tonic::Status;
 
 use crate::{Peer, hub::Hub, served::Served};
@@ -103,21 +103,37 @@ impl<'a> Asker<'a> {
     }
 
     fn new(node: &WireNode, id: String, role: Role, served: &'a Served, transport: Transport) -> Self {
-        let version = version(node);
-        let user_agent = format!("{} {version}", node.user_agent_name).trim().to_owned();
-        let locality = node.locality.clone().unwrap_or_default();
-        let facts = NodeFacts {
-            id,
-            cluster: node.cluster.clone(),
-            metadata: node.metadata.as_ref().map(leaves).unwrap_or_default(),
-            region: locality.region,
-            zone: locality.zone,
-            sub_zone: locality.sub_zone,
-            version,
-            transport,
-        };
+        let facts = facts(node, id, transport);
+        let user_agent = format!("{} {}", node.user_agent_name, facts.version).trim().to_owned();
         Self { facts, role, served, user_agent }
     }
+}
+
+fn facts(node: &WireNode, id: String, transport: Transport) -> NodeFacts {
+    let locality = node.locality.clone().unwrap_or_default();
+    NodeFacts {
+        id,
+        cluster: node.cluster.clone(),
+        metadata: node.metadata.as_ref().map(leaves).unwrap_or_default(),
+        region: locality.region,
+        zone: locality.zone,
+        sub_zone: locality.sub_zone,
+        version: version(node),
+        transport,
+    }
+}
+
+/// A node as its bootstrap describes it (`node:`, in the JSON form of `envoy.config.core.v3.Node`), for whoever asks
+/// what it would be served.
+///
+/// # Errors
+/// A field that a node does not have, or whose value is of another type.
+pub fn node_facts(node: serde_json::Value, transport: Transport) -> Result<NodeFacts, String> {
+    let descriptor = api::descriptor_pool().get_message_by_name("envoy.config.core.v3.Node");
+    let descriptor = descriptor.ok_or("the protos have no node")?;
+    let message = DynamicMessage::deserialize(descriptor, node).map_err(|error| format!("node: {error}"))?;
+    let node: WireNode = message.transcode_to().map_err(|error| format!("node: {error}"))?;
+    Ok(facts(&node, node.id.clone(), transport))
 }
 
 fn version(node: &WireNode) -> String {
@@ -158,7 +174,22 @@ fn leaves(metadata: &Struct) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_bootstraps_node_is_read_strictly() {
+        let node = json!({
+            "id": "edge/i-1", "cluster": "edge", "locality": {"region": "eu-central-1"},
+            "metadata": {"stage": {"name": "canary"}}, "userAgentVersion": "1.40.0",
+        });
+        let facts = node_facts(node, Transport::Stream).unwrap();
+        assert_eq!((facts.id.as_str(), facts.region.as_str()), ("edge/i-1", "eu-central-1"));
+        assert_eq!((facts.version.as_str(), &facts.metadata["stage.name"]), ("1.40.0", &"canary".to_owned()));
+        let refused = node_facts(json!({"metdata": {}}), Transport::Stream).unwrap_err();
+        assert!(refused.contains("metdata"), "{refused}");
+    }
 
     #[test]
     fn metadata_is_known_by_the_path_of_its_leaves() {

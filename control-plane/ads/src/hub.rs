@@ -12,7 +12,7 @@ use api::Role;
 use model::{
     InstanceId,
     fleet::{Refusal, Standing},
-    node::Selection,
+    node::{NodeFacts, Selection},
 };
 use resources::{Snapshot, Table};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -139,6 +139,11 @@ impl Hub {
     /// What is served to each kind of a group's nodes.
     pub fn snapshots(&self, group: &str) -> Vec<(Selection, Arc<Snapshot>)> {
         self.groups.get(group).map(Served::all).unwrap_or_default()
+    }
+
+    /// Which templates a node of a group would get now; `None` while there are none.
+    pub fn select(&self, group: &str, node: &NodeFacts) -> Option<Selection> {
+        self.groups.get(group).and_then(|served| served.selection(node))
     }
 
     /// Changes when nodes acknowledged, refused, came or went. A fleet does so in bursts: nothing more is announced

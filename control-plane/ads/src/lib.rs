@@ -23,6 +23,7 @@ mod service;
 mod metrics;
 mod view;
 
+pub use asker::node_facts;
 pub use hub::{Group, Hub, Limits};
 pub use identity::{Identity, InvalidIdentity, Peer};
 pub use lrs::Load;

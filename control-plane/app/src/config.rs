@@ -87,15 +87,42 @@ pub(crate) enum Command {
     Worker,
     /// Only context, templates and xDS
     Ads,
-    /// Renders the templates for a service file, and checks the result, without serving anything
+    /// Renders the templates and checks the result, without serving anything. Ends with 1 at a mistake, and with 2
+    /// where --diff or --golden find differences
     Render(RenderArgs),
 }
 
 /// What to render.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RenderArgs {
-    /// A service file; without one only the edge's own resources are rendered
-    pub(crate) service: Option<PathBuf>,
+    /// Service files. With --diff, one that has the name of a live service stands in its place
+    pub(crate) services: Vec<PathBuf>,
+    /// YAML: the node that it is for, as its bootstrap describes it; without one the node has nothing special
+    #[arg(long)]
+    pub(crate) node: Option<PathBuf>,
+    /// The node polls over REST
+    #[arg(long)]
+    pub(crate) polling: bool,
+    /// YAML with `context` and `services`, as `gatehouse fleet context` prints them. What is in it goes before what
+    /// --sources fetches
+    #[arg(long)]
+    pub(crate) context: Option<PathBuf>,
+    /// Show how the result differs from what is live, with the live services
+    #[arg(long, conflicts_with = "golden")]
+    pub(crate) diff: bool,
+    /// The HTTP address of the control plane that --diff asks
+    #[arg(long, env = "GATEHOUSE_URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) url: String,
+    /// The token of an operator, for --diff
+    #[arg(long, env = "GATEHOUSE_TOKEN", default_value = "dev", hide_env_values = true)]
+    pub(crate) token: String,
+    /// Compare each folder in this one, with a context.yaml, a node.yaml and services/*.yaml as needed, with its
+    /// expected.yaml
+    #[arg(long, conflicts_with_all = ["services", "node", "context"])]
+    pub(crate) golden: Option<PathBuf>,
+    /// Write the expected.yaml files anew
+    #[arg(long, requires = "golden")]
+    pub(crate) update: bool,
 }
 
 /// The parts of the control plane that this process runs.
@@ -215,7 +242,7 @@ fn platforms(args: &Args) -> anyhow::Result<Vec<Credentials>> {
     }
 }
 
-fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
+pub(crate) fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
     let Some(path) = &args.sources else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("--sources: reading {}", path.display()))?;
     context::read(&text).with_context(|| format!("--sources: {}", path.display()))

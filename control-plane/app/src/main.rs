@@ -27,12 +27,11 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
+    if let Some(Command::Render(ref arguments)) = args.command {
+        return render::run(&args, arguments);
+    }
     telemetry::init(&args.log);
-    let result = match args.command {
-        Some(Command::Render(ref arguments)) => render::run(&args, arguments),
-        _ => start(&args),
-    };
-    match result {
+    match start(&args) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

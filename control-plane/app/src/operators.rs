@@ -3,6 +3,7 @@
 //! Operators sign in with a bearer token; whoever has a platform's credentials may read the status, since it answers
 //! the question of a service's owner.
 
+mod context;
 mod controls;
 mod nodes;
 mod resources;
@@ -10,6 +11,7 @@ mod status;
 
 use std::sync::{Arc, Mutex};
 
+use ::context::Sources;
 use ::resources::History;
 use ads::Hub;
 use axum::{
@@ -21,9 +23,10 @@ use axum::{
     routing::{get, post},
 };
 use broker::Credentials;
-use context::Sources;
+use model::context::Context;
 use serde_json::json;
 use store::{Store, StoreError};
+use tokio::sync::watch;
 
 use crate::publisher::SharedFaults;
 
@@ -35,6 +38,8 @@ pub(crate) struct Operators {
     pub(crate) faults: SharedFaults,
     /// `None` where this process renders nothing.
     pub(crate) sources: Option<Sources>,
+    /// What templates see; also `None` there.
+    pub(crate) contexts: Option<watch::Receiver<Arc<Context>>>,
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) platforms: Arc<Vec<Credentials>>,
     /// Names and tokens of those who may decide.
@@ -55,6 +60,8 @@ impl Operators {
             .route("/api/resources", get(resources::list))
             .route("/api/resources/{kind}/{*name}", get(resources::one))
             .route("/api/sources", get(status::sources))
+            .route("/api/context", get(self::context::context))
+            .route("/api/select", post(self::context::select))
             .route("/api/pause", post(controls::pause))
             .route("/api/resume", post(controls::resume))
             .route("/api/held/{id}/confirm", post(controls::confirm))

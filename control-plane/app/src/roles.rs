@@ -94,7 +94,7 @@ impl App {
             };
             router = router.merge(broker.router());
         }
-        let mut sources = None;
+        let (mut sources, mut seen) = (None, None);
         let history = Arc::new(Mutex::new(History::default()));
         // Dropped when the streams are to end.
         let (stop_streams, stopping) = watch::channel(false);
@@ -108,7 +108,7 @@ impl App {
             let (contexts, follow) = context::follow(store.clone(), group.clone(), found.values())
                 .await
                 .context("reading the store")?;
-            sources = Some(found);
+            (sources, seen) = (Some(found), Some(contexts.clone()));
             tasks.spawn(follow);
             let templates = folder::watch(config.templates.path.as_deref())?;
             let settings = Settings {
@@ -140,7 +140,8 @@ impl App {
             tasks.spawn(serve_xds(&config, listener, Discovery::new(hub.clone(), stopping), &shutdown)?);
         }
         let people = Arc::new(config.operators);
-        let operators = Operators { store, hub, faults, sources, history, platforms, people, group };
+        let operators =
+            Operators { store, hub, faults, sources, contexts: seen, history, platforms, people, group };
         let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());

@@ -11,7 +11,7 @@ mod settings;
 mod state;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -35,6 +35,7 @@ use self::{
 #[derive(Debug, Clone)]
 pub struct Sources {
     values: watch::Sender<Arc<Values>>,
+    shown: Arc<BTreeSet<String>>,
     states: Arc<Mutex<BTreeMap<String, SourceState>>>,
     metrics: Metrics,
 }
@@ -49,7 +50,13 @@ impl Sources {
     ) -> std::io::Result<(Self, impl Future<Output = ()> + use<>)> {
         let metrics = Metrics::default();
         metrics.register(registry.sub_registry_with_prefix("gatehouse_context"));
-        let all = Self { values: watch::Sender::default(), states: Arc::default(), metrics };
+        let shown = sources.iter().filter(|source| source.is_shown).map(|source| source.name.clone());
+        let all = Self {
+            values: watch::Sender::default(),
+            shown: Arc::new(shown.collect()),
+            states: Arc::default(),
+            metrics,
+        };
         let kept = Kept::open(kept)?;
         let mut firsts = JoinSet::new();
         for source in sources {
@@ -80,6 +87,13 @@ impl Sources {
     /// The values, as they change.
     pub fn values(&self) -> watch::Receiver<Arc<Values>> {
         self.values.subscribe()
+    }
+
+    /// The values of the sources whose settings say that operators may see them.
+    pub fn shown(&self) -> Values {
+        let values = self.values.borrow().clone();
+        let shown = values.iter().filter(|(name, _)| self.shown.contains(*name));
+        shown.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// How each source does, for operators.

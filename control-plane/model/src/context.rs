@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
@@ -43,7 +43,8 @@ pub struct Item {
 }
 
 /// A published service, in the shape that templates read.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Service {
     /// The OSB instance id; resources are named after it.
     pub id: InstanceId,
@@ -74,7 +75,8 @@ pub struct Service {
 }
 
 /// A route, ready for a template.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceRoute {
     /// Stable within the revision: `0`, `1`, …, in the order of the service file.
     pub name: String,
@@ -89,7 +91,8 @@ pub struct ServiceRoute {
 }
 
 /// An upstream, ready for a template.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceCluster {
     /// `<instance id>/<hash of the rest>`: a changed upstream is another cluster, so that a route of an older
     /// revision never goes where only the new one may.
@@ -105,7 +108,8 @@ pub struct ServiceCluster {
 }
 
 /// A server.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// A DNS name or an address.
     pub host: String,
@@ -114,7 +118,8 @@ pub struct Endpoint {
 }
 
 /// A limit, ready for a template.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceLimit {
     /// Distinguishes the limits of one service in descriptors.
     pub name: String,
@@ -127,7 +132,8 @@ pub struct ServiceLimit {
 }
 
 /// A certificate, ready for a template. Its `Debug` and every API leave the key out.
-#[derive(Clone, PartialEq, Serialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceCertificate {
     /// PEM, leaf first.
     pub chain: String,
@@ -260,6 +266,13 @@ mod tests {
         .routes;
         let order: Vec<_> = routes.iter().map(|route| route.name.as_str()).collect();
         assert_eq!(order, ["2", "3", "1", "0"]);
+    }
+
+    #[test]
+    fn what_templates_see_of_a_service_can_be_written_down_and_read_again() {
+        let service = service(&[("/", "https://a.test:8443"), ("=/x", "http://10.0.0.1")]);
+        let written = serde_json::to_value(&service).unwrap();
+        assert_eq!(serde_json::from_value::<Service>(written).unwrap(), service);
     }
 
     #[test]

@@ -6,8 +6,11 @@ use std::{
     sync::Arc,
 };
 
+use serde::Deserialize;
+
 /// How a node is served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// By streams, incremental or not: resources refer to others by `ads`.
     #[default]

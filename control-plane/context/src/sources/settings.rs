@@ -18,6 +18,7 @@ pub struct Source {
     jitter: Duration,
     pub(crate) timeout: Duration,
     pub(crate) max_bytes: usize,
+    pub(crate) is_shown: bool,
 }
 
 /// Where it comes from.
@@ -78,6 +79,7 @@ struct Raw {
     jitter: Option<String>,
     timeout: Option<String>,
     max_bytes: Option<usize>,
+    shown: bool,
 }
 
 /// More is a sign that one source should hold a list.
@@ -161,7 +163,7 @@ impl Source {
             Some(name) => Format::named(name).map_err(|what| refuse("format", what))?,
             None => Format::of(&origin),
         };
-        Ok(Self { name, origin, format, interval, jitter, timeout, max_bytes })
+        Ok(Self { name, origin, format, interval, jitter, timeout, max_bytes, is_shown: raw.shown })
     }
 
     /// The interval, and up to the jitter more: replicas that started together do not ask together.

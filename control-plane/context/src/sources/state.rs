@@ -23,7 +23,7 @@ pub enum Freshness {
     Fresh,
 }
 
-/// A source, for operators. Never its value: that may be a secret.
+/// A source, for operators. Never its value: that may be a secret (`Sources::shown` has those that are not).
 #[derive(Debug, Clone, Serialize)]
 pub struct SourceState {
     /// Templates call it `context.<name>`.

@@ -13,3 +13,4 @@ mod order;
 mod predecessor;
 mod status;
 mod transports;
+mod validator;

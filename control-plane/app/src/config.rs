@@ -13,7 +13,9 @@ use broker::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use context::Source;
 use model::{UpstreamRule, fleet::EDGE_GROUP};
+use prometheus_client::registry::Registry;
 use runtime::{files, tls::TlsFiles};
+use validator::Validator;
 
 use crate::{dev, edge::Edge, folder::Folder};
 
@@ -53,6 +55,10 @@ pub(crate) struct Args {
     /// YAML: files, URLs, S3 objects and values that templates see as `context.<name>`
     #[arg(long, global = true, env = "GATEHOUSE_SOURCES")]
     pub(crate) sources: Option<PathBuf>,
+    /// An Envoy that has to take what is rendered before it is pushed (`--mode validate`): one program for each version
+    /// of the fleet
+    #[arg(long, global = true, env = "GATEHOUSE_VALIDATE_WITH", value_delimiter = ',')]
+    pub(crate) validate_with: Vec<PathBuf>,
     /// An issuer and the file with its JWK Set: https://id.example.test/=/path/jwks.json
     #[arg(long = "issuer", global = true)]
     pub(crate) issuers: Vec<String>,
@@ -144,6 +150,8 @@ pub(crate) struct Config {
     pub(crate) edge: Edge,
     pub(crate) templates: Folder,
     pub(crate) sources: Vec<Source>,
+    /// Programs.
+    pub(crate) validate_with: Vec<PathBuf>,
     pub(crate) platforms: Vec<Credentials>,
     pub(crate) operators: Vec<Credentials>,
     pub(crate) upstreams: UpstreamRule,
@@ -197,6 +205,7 @@ impl Config {
             edge: edge(args)?,
             templates: args.folder(),
             sources: sources(args)?,
+            validate_with: args.validate_with.clone(),
             platforms: platforms(args)?,
             operators: operators(args)?,
             upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
@@ -230,6 +239,22 @@ pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
     }
     edge.issuers = issuers.into_iter().map(|(issuer, jwks)| crate::edge::Issuer { issuer, jwks }).collect();
     Ok(edge)
+}
+
+/// The programs that are asked before anything is pushed; they read from the folder.
+pub(crate) fn validator(
+    programs: &[PathBuf],
+    edge: &Edge,
+    folder: &Path,
+    registry: &mut Registry,
+) -> anyhow::Result<Option<Validator>> {
+    if programs.is_empty() {
+        return Ok(None);
+    }
+    let metrics = validator::Metrics::default();
+    metrics.register(registry);
+    let made = Validator::new(programs, edge.bootstrap(), folder, metrics);
+    Ok(Some(made.context("--validate-with")?))
 }
 
 fn platforms(args: &Args) -> anyhow::Result<Vec<Credentials>> {

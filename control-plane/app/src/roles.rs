@@ -21,7 +21,7 @@ use tonic::transport::Server;
 use worker::{Worker, certificates::LocalCa, dns::LocalZone};
 
 use crate::{
-    config::{Config, Roles},
+    config::{self, Config, Roles},
     folder, listener,
     operators::Operators,
     publisher::{self, Publisher, SharedFaults},
@@ -111,13 +111,10 @@ impl App {
             (sources, seen) = (Some(found), Some(contexts.clone()));
             tasks.spawn(follow);
             let templates = folder::watch(config.templates.path.as_deref())?;
-            let settings = Settings {
-                group: group.clone(),
-                edge: serde_json::to_value(&config.edge)?,
-                bootstrap: config.edge.bootstrap(),
-                guard: config.edge.guard,
-                before: store.remembered(&group).await.context("reading the store")?,
-            };
+            let before = store.remembered(&group).await.context("reading the store")?;
+            let validator =
+                config::validator(&config.validate_with, &config.edge, &config.data_dir, &mut registry)?;
+            let settings = Settings::new(&config.edge, before, validator)?;
             let publisher = Publisher::new(
                 settings,
                 config.templates.clone(),

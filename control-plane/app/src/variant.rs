@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use api::ResourceType;
 use model::{
     InstanceId,
     context::{Context, Item, Service},
@@ -15,8 +16,9 @@ use model::{
 use resources::{Bootstrap, Bundle, Guard, Next, Resource, Snapshot, id_of_losses};
 use serde_json::Value;
 use templates::{Scope, Templates};
+use validator::{Unit as Examined, Validator};
 
-use crate::items::Items;
+use crate::{edge::Edge, items::Items};
 
 /// The snapshots of the nodes with one selection.
 pub(crate) struct Variant {
@@ -52,6 +54,25 @@ pub(crate) struct Settings {
     pub(crate) guard: Guard,
     /// What was served before this process started.
     pub(crate) before: ServedSizes,
+    /// Asks Envoy itself, where operators want it.
+    pub(crate) validator: Option<Validator>,
+}
+
+impl Settings {
+    pub(crate) fn new(
+        edge: &Edge,
+        before: ServedSizes,
+        validator: Option<Validator>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            group: edge.group.clone(),
+            edge: serde_json::to_value(edge)?,
+            bootstrap: edge.bootstrap(),
+            guard: edge.guard,
+            before,
+            validator,
+        })
+    }
 }
 
 /// What is rendered, and from what.
@@ -201,9 +222,14 @@ impl Variant {
         if self.new_edge.is_none() && (changed.is_empty() || is_first) {
             return false;
         }
-        let Some((mut next, mut has_edge)) = self.next(&mut changed, self.new_edge.is_some()) else {
+        let is_edge_good = self.ask_envoy(input, &changed);
+        if is_first && !is_edge_good {
+            let why = self.edge_fault.iter().map(|fault| format!("nothing is served: {fault}")).collect();
+            self.hold(Held { id: None, why }, held_before.as_ref());
             return false;
-        };
+        }
+        let has_edge = is_edge_good && self.new_edge.is_some();
+        let Some((mut next, mut has_edge)) = self.next(&mut changed, has_edge) else { return false };
         if let Some(held) = self.too_much(input, &next.snapshot) {
             self.hold(held, held_before.as_ref());
             if is_first {
@@ -223,6 +249,29 @@ impl Variant {
             return false;
         }
         self.take(next, has_edge)
+    }
+
+    /// Takes back what Envoy itself refuses. Whether the new edge passes, if there is one.
+    fn ask_envoy(&mut self, input: &Input<'_>, changed: &BTreeSet<InstanceId>) -> bool {
+        let Some(validator) = &input.settings.validator else { return true };
+        let concerns = |version: &str| input.templates.may_run(&self.selection, version);
+        let edge = self.new_edge.as_deref().unwrap_or_default();
+        let refused = validator.refusals(concerns, &[], &[Examined { id: (), resources: edge }]).remove(&());
+        let served = || self.snapshot.all(ResourceType::Cluster).filter(|one| one.owner.is_none()).cloned();
+        let base =
+            if self.new_edge.is_some() && refused.is_none() { edge.to_vec() } else { served().collect() };
+        let bundle = |id| Some((id, self.rendered.get(id)?.bundle.as_ref()?));
+        let units: Vec<_> = (changed.iter().filter_map(bundle))
+            .map(|(id, bundle)| Examined { id, resources: &bundle.resources })
+            .collect();
+        for (id, words) in validator.refusals(concerns, &base, &units) {
+            self.take_back(id, words);
+        }
+        let is_good = refused.is_none();
+        if let Some(words) = refused {
+            self.fail_edge(words);
+        }
+        is_good
     }
 
     /// The next snapshot, without what does not fit; and whether it has the new edge. `None` when nothing can be

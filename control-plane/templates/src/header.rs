@@ -107,6 +107,17 @@ impl Patterns {
 }
 
 impl Match {
+    /// Whether a node of this version could get the template.
+    pub(crate) fn takes_version(&self, version: &str) -> bool {
+        self.envoy_version.as_ref().is_none_or(|patterns| patterns.fit(version))
+    }
+
+    /// Whether the version is all that is asked for.
+    pub(crate) fn is_by_version_alone(&self) -> bool {
+        self.envoy_version.is_some()
+            && *self == Self { envoy_version: self.envoy_version.clone(), ..Self::default() }
+    }
+
     /// Whether a node gets the template.
     pub fn fits(&self, node: &NodeFacts) -> bool {
         let transport = node.transport.to_string();

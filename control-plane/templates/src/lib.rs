@@ -179,6 +179,19 @@ impl Templates {
         Selection { transport: node.transport, templates, cluster }
     }
 
+    /// Whether nodes with this selection can run this version of Envoy (`1.40.0`), as far as the templates tell
+    /// versions apart.
+    pub fn may_run(&self, selection: &Selection, version: &str) -> bool {
+        self.headers.iter().all(|(name, header)| {
+            let Some(matches) = &header.matches else { return true };
+            if selection.templates.contains(name.as_str()) {
+                matches.takes_version(version)
+            } else {
+                !matches.is_by_version_alone() || !matches.takes_version(version)
+            }
+        })
+    }
+
     /// The lists for whose items there are templates: their paths, and the fields that tell the items apart.
     pub fn lists(&self) -> BTreeMap<&str, &str> {
         let lists = self.headers.values().filter_map(|header| match &header.for_each {
@@ -457,6 +470,22 @@ mod tests {
         assert!(render(flood).unwrap_err().contains("at most 16777216 bytes"), "{:?}", render(flood));
         let deep = "{#\nkind: clusters\n#}\n{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
         assert!(render(deep).is_err());
+    }
+
+    #[test]
+    fn versions_are_told_apart_as_far_as_the_templates_do() {
+        let folder = folder(&[
+            ("new.yaml", "{# {kind: clusters, match: {envoy_version: ['1.40.*']}} #}"),
+            ("canary.yaml", "{# {kind: clusters, match: {envoy_version: ['1.4*'], cluster: [canary]}} #}"),
+        ]);
+        let templates = Templates::load_only(folder.path()).unwrap();
+        let may_run = |names: &[&str], version| {
+            let templates_of = names.iter().map(|name| (*name).into()).collect();
+            templates.may_run(&Selection { templates: templates_of, ..Selection::default() }, version)
+        };
+        assert!(may_run(&[], "1.37.0") && !may_run(&[], "1.40.0"));
+        assert!(may_run(&["new.yaml"], "1.40.0") && !may_run(&["new.yaml"], "1.37.0"));
+        assert!(may_run(&["canary.yaml"], "1.41.0") && !may_run(&["canary.yaml"], "1.40.0"));
     }
 
     #[test]

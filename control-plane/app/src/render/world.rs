@@ -55,13 +55,9 @@ impl World {
     pub(crate) async fn new(args: &Args) -> anyhow::Result<Self> {
         let edge = config::edge(args)?;
         let templates = args.folder().load()?;
-        let settings = Settings {
-            group: edge.group.clone(),
-            edge: serde_json::to_value(&edge)?,
-            bootstrap: edge.bootstrap(),
-            guard: edge.guard,
-            before: ServedSizes::new(),
-        };
+        let (folder, registry) = (std::env::temp_dir(), &mut Registry::default());
+        let validator = config::validator(&args.validate_with, &edge, &folder, registry)?;
+        let settings = Settings::new(&edge, ServedSizes::new(), validator)?;
         let context = Context { values: fetched(args).await?, ..Context::default() };
         Ok(Self {
             templates: Arc::new(templates),

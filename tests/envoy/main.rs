@@ -12,5 +12,6 @@ mod nack;
 mod order;
 mod predecessor;
 mod status;
+mod stuck;
 mod transports;
 mod validator;

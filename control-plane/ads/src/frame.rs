@@ -118,14 +118,14 @@ impl Frame {
 
 impl DeltaFrame {
     fn encode(&self, out: &mut impl BufMut) {
-        let url = self.kind.url();
+        let url = self.kind.type_url();
         text(field::DELTA_SYSTEM_VERSION, &self.system_version.to_string(), out);
         for sent in &self.resources {
-            let wrapped = Wrapped::of(sent, &url);
+            let wrapped = Wrapped::of(sent, url);
             head(field::DELTA_RESOURCES, wrapped.len(), out);
             wrapped.encode(out);
         }
-        text(field::DELTA_TYPE_URL, &url, out);
+        text(field::DELTA_TYPE_URL, url, out);
         text(field::DELTA_NONCE, &self.nonce.to_string(), out);
         for name in &self.removed {
             text(field::DELTA_REMOVED, name, out);
@@ -136,21 +136,21 @@ impl DeltaFrame {
 
 impl SotwFrame {
     fn encode(&self, out: &mut impl BufMut) {
-        let url = self.kind.url();
+        let url = self.kind.type_url();
         text(field::SOTW_VERSION, &self.version, out);
         self.resources.for_each(|resource| {
             if resource.ttl.is_some() {
-                let wrapped = Wrapped::whole(resource, &url);
+                let wrapped = Wrapped::whole(resource, url);
                 head(field::SOTW_RESOURCES, any_len(WRAPPER_URL, wrapped.len()), out);
                 any_head(WRAPPER_URL, wrapped.len(), out);
                 wrapped.encode(out);
             } else {
-                head(field::SOTW_RESOURCES, any_len(&url, resource.body.len()), out);
-                any_head(&url, resource.body.len(), out);
+                head(field::SOTW_RESOURCES, any_len(url, resource.body.len()), out);
+                any_head(url, resource.body.len(), out);
                 out.put_slice(&resource.body);
             }
         });
-        text(field::SOTW_TYPE_URL, &url, out);
+        text(field::SOTW_TYPE_URL, url, out);
         text(field::SOTW_NONCE, &self.nonce.to_string(), out);
         control_plane(field::SOTW_CONTROL_PLANE, &self.identifier, out);
     }

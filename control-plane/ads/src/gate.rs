@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use api::{ResourceType, Role};
 use resources::{Bundle, Key, Shared, Snapshot};
 use tokio::time::Instant;
-use xds::stream::{Change, Gate};
+use xds::stream::{Change, Gate, Name};
 
 use crate::node::{State, owner_of};
 
@@ -17,32 +17,48 @@ pub(crate) const CLUSTERS_DEADLINE: Duration = Duration::from_secs(20);
 /// so a cluster stays longer than requests are under way to it. The default filters may take 0.6 s in all.
 pub(crate) const LINGER: Duration = Duration::from_secs(3);
 
-/// Since when the routes of an owner are as they should be, while something of it waits to go.
+/// What routes name no more, and until when it stays.
 #[derive(Debug, Default)]
-pub(crate) struct Lingering(HashMap<Box<str>, Instant>);
+pub(crate) struct Lingering {
+    ends: HashMap<(ResourceType, Name), Instant>,
+    /// Not after the first of them: nothing has to be looked for before.
+    next: Option<Instant>,
+}
 
 impl Lingering {
-    /// Whether what routes name no more has been left alone for long enough.
-    fn is_over(&mut self, owner: &str, routes_are_settled: bool, now: Instant) -> bool {
+    /// Whether it may go. Its time begins when the routes of its owner are as they should be.
+    fn gate(&mut self, kind: ResourceType, name: &Name, routes_are_settled: bool, now: Instant) -> Gate {
+        let key = (kind, name.clone());
         if !routes_are_settled {
-            self.0.remove(owner);
-            return false;
+            self.ends.remove(&key);
+            return Gate::Closed;
         }
-        if let Some(since) = self.0.get(owner) {
-            return now >= *since + LINGER;
+        let end = *self.ends.entry(key.clone()).or_insert(now + LINGER);
+        if now < end {
+            self.next = Some(self.next.map_or(end, |next| next.min(end)));
+            return Gate::Later;
         }
-        self.0.insert(owner.into(), now);
-        false
+        self.ends.remove(&key);
+        Gate::Open
     }
 
     /// When to look again.
-    pub(crate) fn ends(&self, now: Instant) -> Option<Instant> {
-        self.0.values().map(|since| *since + LINGER).filter(|end| *end > now).min()
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.next
     }
 
-    /// What is long over is gone.
-    pub(crate) fn forget(&mut self, now: Instant) {
-        self.0.retain(|_, since| now < *since + 2 * LINGER);
+    /// Those whose time is over.
+    pub(crate) fn ended(&mut self, now: Instant) -> Vec<(ResourceType, Name)> {
+        if self.next.is_none_or(|next| now < next) {
+            return Vec::new();
+        }
+        self.next = self.ends.values().filter(|end| now < **end).min().copied();
+        self.ends.iter().filter(|(_, end)| now >= **end).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// What is wanted again, or changed, has all its time once more.
+    pub(crate) fn keep(&mut self, is_parked: impl Fn(ResourceType, &Name) -> bool) {
+        self.ends.retain(|(kind, name), _| is_parked(*kind, name));
     }
 }
 
@@ -67,7 +83,7 @@ pub(crate) fn gate(
     lingering: &mut Lingering,
 ) -> Gate {
     let Readiness { group, snapshot, sidecars, clusters_open, is_settled_in, now } = readiness;
-    let open = match (kind, &change.item) {
+    let is_open = match (kind, &change.item) {
         (ResourceType::VirtualHost, Some(item)) => {
             let bundle = item.owner.as_ref().and_then(|owner| snapshot.bundle(owner));
             match bundle {
@@ -88,19 +104,17 @@ pub(crate) fn gate(
                 Some(_) => {
                     let owner = owner_of(&key);
                     let is_settled = state.routes_are_settled(group, owner, snapshot);
-                    match kind {
-                        ResourceType::Cluster | ResourceType::Endpoints => {
-                            lingering.is_over(owner, is_settled, *now)
-                        }
-                        _ => is_settled,
+                    if matches!(kind, ResourceType::Cluster | ResourceType::Endpoints) {
+                        return lingering.gate(kind, &key.name, is_settled, *now);
                     }
+                    is_settled
                 }
                 // It gets its routes from elsewhere.
                 None => *is_settled_in,
             }
         }
     };
-    if open { Gate::Open } else { Gate::Closed }
+    if is_open { Gate::Open } else { Gate::Closed }
 }
 
 /// Whether a node's sidecars hold what the routes of a service need; there is no telling in which order a client

@@ -4,18 +4,17 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::LazyLock,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
 use api::ResourceType;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use tokio::sync::mpsc;
 use tonic::Status;
 use xds::stream::Variant;
 
-use crate::frame::Frame;
+use crate::{frame::Frame, undelivered::Ticket};
 
 /// 15,000 names with versions, as a reconnecting Envoy sends them, are about 1 MiB.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
@@ -141,38 +140,66 @@ impl Messages {
     }
 }
 
-/// What a client is sent: frames, each encoded when its turn comes, into memory that is gone once it was sent.
-pub(crate) struct Responses {
-    frames: mpsc::Receiver<Result<Vec<Frame>, Status>>,
-    is_ended: bool,
+/// A stream's session and what it has for its client. The session runs where its responses are asked for, in the task
+/// of its connection: an exchange wakes one task. Frames are encoded when their turn comes, into memory that is gone
+/// once it was sent.
+pub(crate) struct Responses<S> {
+    /// `None` when it has ended.
+    session: Option<Pin<Box<S>>>,
+    outbox: Outbox,
+    end: Option<Status>,
+    undelivered: Ticket,
 }
 
-impl Responses {
+impl<S: Future<Output = Result<(), Status>> + Send + 'static> Responses<S> {
     /// The HTTP response around them.
-    pub(crate) fn over(
-        frames: mpsc::Receiver<Result<Vec<Frame>, Status>>,
-    ) -> http::Response<tonic::body::Body> {
-        let body = tonic::body::Body::new(Self { frames, is_ended: false });
+    pub(crate) fn over(session: S, outbox: Outbox, undelivered: Ticket) -> http::Response<tonic::body::Body> {
+        let session = Some(Box::pin(session));
+        let body = tonic::body::Body::new(Self { session, outbox, end: None, undelivered });
         let mut response = http::Response::new(body);
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
         response
     }
+}
 
-    fn end(&mut self, status: &Status) -> http_body::Frame<Bytes> {
-        self.is_ended = true;
-        let mut trailers = http::HeaderMap::new();
-        // What cannot be a header is left out; the code never is.
-        if status.add_header(&mut trailers).is_err() {
-            trailers.insert(Status::GRPC_STATUS, (status.code() as i32).into());
-        }
-        http_body::Frame::trailers(trailers)
+/// What a session hands over to be sent: one group of frames at a time.
+#[derive(Clone, Default)]
+pub(crate) struct Outbox(Arc<Mutex<Option<Vec<Frame>>>>);
+
+impl Outbox {
+    /// Waits until there is room, which is when what was put before is on its way.
+    pub(crate) async fn put(&self, frames: Vec<Frame>) {
+        let mut frames = Some(frames);
+        // Whoever takes them asks the session again: nobody has to be woken.
+        std::future::poll_fn(|_| {
+            let mut waiting = self.waiting();
+            if waiting.is_some() {
+                return Poll::Pending;
+            }
+            *waiting = frames.take();
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Frame>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The one content type of gRPC.
 const GRPC: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
 
-impl http_body::Body for Responses {
+fn trailers(status: &Status) -> http_body::Frame<Bytes> {
+    let mut trailers = http::HeaderMap::new();
+    // What cannot be a header is left out; the code never is.
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert(Status::GRPC_STATUS, (status.code() as i32).into());
+    }
+    http_body::Frame::trailers(trailers)
+}
+
+impl<S: Future<Output = Result<(), Status>>> http_body::Body for Responses<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -180,15 +207,24 @@ impl http_body::Body for Responses {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        if self.is_ended {
-            return Poll::Ready(None);
+        let this = &mut *self;
+        // What was handed out before is on its way, or this would not be asked for more.
+        this.undelivered.clear();
+        if let Some(session) = &mut this.session
+            && let Poll::Ready(end) = session.as_mut().poll(context)
+        {
+            this.session = None;
+            this.end = Some(end.err().unwrap_or_else(|| Status::ok("")));
         }
-        let frame = match std::task::ready!(self.frames.poll_recv(context)) {
-            Some(Ok(frames)) => http_body::Frame::data(encoded(&frames)),
-            Some(Err(status)) => self.end(&status),
-            None => self.end(&Status::ok("")),
-        };
-        Poll::Ready(Some(Ok(frame)))
+        if let Some(frames) = this.outbox.waiting().take() {
+            this.undelivered.set();
+            return Poll::Ready(Some(Ok(http_body::Frame::data(encoded(&frames)))));
+        }
+        match (&this.session, this.end.take()) {
+            (Some(_), _) => Poll::Pending,
+            (None, Some(status)) => Poll::Ready(Some(Ok(trailers(&status)))),
+            (None, None) => Poll::Ready(None),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use api::Role;
@@ -79,14 +80,19 @@ pub struct Limits {
     pub streams: usize,
     /// Streams that are brought up to date at the same time; the others wait for their turn.
     pub full_pushes: usize,
+    /// A client that reads nothing for so long is stuck.
+    pub send_deadline: Duration,
 }
+
+/// Far longer than any push takes.
+const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Default for Limits {
     /// A stream with its buffers takes about 100 KiB, and a node four of them; a full push takes a few MB, until it
     /// is acknowledged.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { streams: 40_000, full_pushes: 16 * cores }
+        Self { streams: 40_000, full_pushes: 16 * cores, send_deadline: SEND_DEADLINE }
     }
 }
 

@@ -19,6 +19,7 @@ mod pollers;
 mod rest;
 mod router;
 mod service;
+mod undelivered;
 
 mod metrics;
 mod view;
@@ -30,4 +31,5 @@ pub use lrs::Load;
 pub use metrics::Metrics;
 pub use served::Selector;
 pub use service::Discovery;
+pub use undelivered::Undelivered;
 pub use view::{Difference, NodeView, RoleView, TypeView};

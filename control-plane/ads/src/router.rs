@@ -1,22 +1,20 @@
 //! What the xDS port answers: discovery, client status and load reports over gRPC, and polls over REST-JSON.
 
 use axum::{Router, body::Body, extract::State, http::Request, response::Response};
-use tonic::service::Routes;
 
 use crate::{Discovery, rest};
 
 impl Discovery {
-    /// For a tonic server.
-    pub fn into_routes(self) -> Routes {
+    /// For a server of HTTP/1.1 and HTTP/2.
+    pub fn into_routes(self) -> Router {
         let discovery = Router::new().fallback(grpc).with_state(self.clone());
-        let router = rest::router(self.clone())
+        rest::router(self.clone())
             .route_service(
                 "/envoy.service.status.v3.ClientStatusDiscoveryService/{*method}",
                 self.clone().csds(),
             )
             .route_service("/envoy.service.load_stats.v3.LoadReportingService/{*method}", self.lrs())
-            .fallback_service(discovery);
-        Routes::from(router)
+            .fallback_service(discovery)
     }
 }
 

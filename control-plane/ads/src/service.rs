@@ -1,13 +1,13 @@
 //! The streams of one replica: carries messages between a client and its session.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use api::{ResourceType, Role};
 use bytes::Bytes;
 use model::node::{NodeFacts, Selection, Transport};
 use resources::Snapshot;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, watch},
     time::Instant,
 };
 use tonic::Status;
@@ -16,13 +16,13 @@ use xds::{DeltaRequest, MalformedRequest, SotwRequest, stream::Variant};
 use crate::{
     Peer,
     asker::Asker,
-    frame::Frame,
-    grpc::{Messages, Method, Responses},
+    grpc::{Messages, Method, Outbox, Responses},
     hub::{Entered, Hub},
     metrics::WhyLabel,
     node::Node,
     served::{Selector, Served},
     session::Session,
+    undelivered::Undelivered,
 };
 
 /// The discovery services of one replica.
@@ -33,17 +33,10 @@ pub struct Discovery {
     stopping: watch::Receiver<bool>,
 }
 
-/// Groups of responses that wait for a client to read them. There is one response at most for each type, so this is
-/// never full while the client reads.
-const SEND_BUFFER: usize = 16;
-/// Far longer than any push takes; a client that reads nothing for so long is stuck.
-const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// A client opens the stream to say who it is.
 const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// A client that takes longer to come up to date does so beside those that come after it.
 const ADMISSION_HELD: Duration = Duration::from_secs(2);
-
-type Answer = Result<Vec<Frame>, Status>;
 
 impl Discovery {
     /// `stopping` turns true when the replica drains.
@@ -63,39 +56,51 @@ impl Discovery {
             return Status::unimplemented("not a method that is served here").into_http();
         };
         let peer = peer_of(request.extensions());
-        let mut inbound = Messages::of(request.into_body());
-        let (outbound, responses) = mpsc::channel(SEND_BUFFER);
-        let mut stopping = self.stopping.clone();
-        tokio::spawn(async move {
-            if !matches!(tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.has_begun()).await, Ok(true)) {
-                return;
-            }
-            // To read what a client brings along, and to bring it up to date, takes memory and time: a fleet that
-            // comes at once takes turns, and its requests wait where they are bounded.
-            let admission = tokio::select! {
-                permit = self.hub.admission.clone().acquire_owned() => Admission::begin(permit.ok()),
-                () = stopped(&mut stopping) => {
-                    let _client_is_gone = outbound.send(Err(drains())).await;
-                    return;
-                }
-            };
-            let end = match tokio::time::timeout_at(admission.until, inbound.next()).await {
-                Err(_) | Ok(Ok(None)) => return,
-                Ok(Err(status)) => Err(status),
-                Ok(Ok(Some(first))) => match Open::accept(&self, method, &first, &peer) {
-                    Ok(open) => open.serve(first, inbound, &outbound, stopping, admission).await,
-                    Err((why, status)) => {
-                        self.hub.metrics.refused_streams.get_or_create(&WhyLabel { why }).inc();
-                        Err(status)
-                    }
-                },
-            };
-            if let Err(status) = end {
+        let undelivered = request.extensions().get::<Undelivered>().cloned();
+        let ticket = undelivered.unwrap_or_else(|| self.undelivered()).ticket();
+        let (inbound, outbox) = (Messages::of(request.into_body()), Outbox::default());
+        let ours = outbox.clone();
+        let session = async move {
+            let end = self.stream(method, peer, inbound, &ours).await;
+            if let Err(status) = &end {
                 tracing::warn!(code = ?status.code(), error = status.message(), "a stream was ended");
-                let _client_is_gone = outbound.send(Err(status)).await;
             }
-        });
-        Responses::over(responses)
+            end
+        };
+        Responses::over(session, outbox, ticket)
+    }
+
+    /// How long the streams of a new connection wait for their client to read.
+    pub fn undelivered(&self) -> Undelivered {
+        Undelivered::new(self.hub.clone())
+    }
+
+    async fn stream(
+        self,
+        method: Method,
+        peer: Peer,
+        mut inbound: Messages,
+        outbox: &Outbox,
+    ) -> Result<(), Status> {
+        if !matches!(tokio::time::timeout(FIRST_REQUEST_DEADLINE, inbound.has_begun()).await, Ok(true)) {
+            return Ok(());
+        }
+        // To read what a client brings along, and to bring it up to date, takes memory and time: a fleet that
+        // comes at once takes turns, and its requests wait where they are bounded.
+        let mut stopping = self.stopping.clone();
+        let admission = tokio::select! {
+            permit = self.hub.admission.clone().acquire_owned() => Admission::begin(permit.ok()),
+            () = stopped(&mut stopping) => return Err(drains()),
+        };
+        let Ok(first) = tokio::time::timeout_at(admission.until, inbound.next()).await else { return Ok(()) };
+        let Some(first) = first? else { return Ok(()) };
+        match Open::accept(&self, method, &first, &peer) {
+            Ok(open) => open.serve(first, inbound, outbox, stopping, admission).await,
+            Err((why, status)) => {
+                self.hub.metrics.refused_streams.get_or_create(&WhyLabel { why }).inc();
+                Err(status)
+            }
+        }
     }
 }
 
@@ -138,6 +143,7 @@ impl Chosen {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        tracing::info!(node = self.node.id, role = %self.role, "disconnected");
         self.hub.leave(&self.node, self.role, self.number);
     }
 }
@@ -183,12 +189,14 @@ impl Open {
         mut self,
         first: Bytes,
         mut inbound: Messages,
-        outbound: &mpsc::Sender<Answer>,
+        outbox: &Outbox,
         stopping: watch::Receiver<bool>,
         mut admission: Admission,
     ) -> Result<(), Status> {
         self.receive(&first)?;
         drop(first);
+        let mut alarm = pin!(tokio::time::sleep_until(Instant::now()));
+        let mut is_set_for = None;
         loop {
             if *stopping.borrow() {
                 return Err(drains());
@@ -197,11 +205,17 @@ impl Open {
             let now = Instant::now();
             let frames = self.session.responses(now);
             admission.end_if(frames.is_empty() && self.session.is_idle(), now);
-            if !frames.is_empty() && !self.send(frames, outbound).await {
-                return Ok(());
+            if !frames.is_empty() {
+                outbox.put(frames).await;
             }
             let deadline = self.session.deadline(now);
             let deadline = deadline.into_iter().chain(admission.ends()).min();
+            if deadline != is_set_for {
+                if let Some(at) = deadline {
+                    alarm.as_mut().reset(at);
+                }
+                is_set_for = deadline;
+            }
             tokio::select! {
                 request = inbound.next() => match request {
                     Ok(Some(request)) => {
@@ -216,10 +230,9 @@ impl Open {
                 },
                 // Another snapshot; or another stream of this node acknowledged something, and a gate may open.
                 () = self.waker.notified() => {}
-                () = tokio::time::sleep_until(deadline.unwrap_or(now)), if deadline.is_some() => {}
+                () = &mut alarm, if is_set_for.is_some() => is_set_for = None,
             }
         }
-        tracing::info!(node = self.node.id, role = %self.role, "disconnected");
         Ok(())
     }
 
@@ -256,19 +269,6 @@ impl Open {
             }
         }
         Ok(())
-    }
-
-    /// `false` when the client is gone or stuck.
-    async fn send(&mut self, frames: Vec<Frame>, outbound: &mpsc::Sender<Answer>) -> bool {
-        match outbound.send_timeout(Ok(frames), SEND_DEADLINE).await {
-            Ok(()) => true,
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => false,
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
-                self.hub.metrics.stuck_streams.inc();
-                tracing::warn!(node = self.node.id, role = %self.role, "dropped: it stopped reading");
-                false
-            }
-        }
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Session {
     snapshot: Arc<Snapshot>,
     opened: Instant,
     lingering: Lingering,
-    /// The types that this stream carries.
+    /// The types that this stream carries, which sort in the order of pushes.
     kinds: BTreeSet<ResourceType>,
     /// Clusters that were sent before the client asked for endpoints.
     clusters_sent: BTreeSet<Name>,
@@ -219,6 +219,8 @@ impl Session {
                 told.resources.update(self.snapshot.table(kind).clone(), names);
             }
         }
+        let is_parked = |kind, name: &Name| state.of(kind).is_some_and(|resources| resources.is_parked(name));
+        self.lingering.keep(is_parked);
     }
 
     /// What can be sent now, in the order of pushes.
@@ -227,10 +229,13 @@ impl Session {
         let node = self.node.clone();
         let mut state = node.state();
         let mut lingering = std::mem::take(&mut self.lingering);
-        for kind in ResourceType::ALL {
-            if !self.kinds.contains(&kind) {
-                continue;
+        for (kind, name) in lingering.ended(now) {
+            if let Some(told) = state.told(self.number, kind) {
+                told.resources.recall(&name);
             }
+        }
+        let kinds = std::mem::take(&mut self.kinds);
+        for kind in kinds.iter().copied() {
             let is_inside = kind == ResourceType::RouteConfig && self.inside.is_some();
             if is_inside && !self.put_inside(&mut state, now) {
                 continue;
@@ -263,8 +268,7 @@ impl Session {
                 self.settle_inside(&mut state, None);
             }
         }
-        lingering.forget(now);
-        self.lingering = lingering;
+        (self.lingering, self.kinds) = (lingering, kinds);
         frames
     }
 
@@ -295,7 +299,7 @@ impl Session {
         let gates = gates.map(|since| since + gate::CLUSTERS_DEADLINE);
         let beats = self.beats.iter().filter_map(|(kind, last)| Some(*last + self.beat_interval(*kind)?));
         // What is past has been looked at.
-        gates.chain(beats).chain(self.lingering.ends(now)).filter(|at| *at > now).min()
+        gates.chain(beats).chain(self.lingering.next()).filter(|at| *at > now).min()
     }
 
     /// A delta client does not ask again for the endpoints of a changed cluster, and warms it until they come
@@ -387,7 +391,11 @@ impl Session {
     }
 
     fn beat_interval(&self, kind: ResourceType) -> Option<Duration> {
-        let shortest = self.snapshot.table(kind).mortal().filter_map(|item| item.ttl).min()?;
+        let table = self.snapshot.table(kind);
+        if !table.has_mortal() {
+            return None;
+        }
+        let shortest = table.mortal().filter_map(|item| item.ttl).min()?;
         Some(shortest / BEATS_PER_TTL)
     }
 

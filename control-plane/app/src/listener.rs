@@ -19,7 +19,6 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 /// Connections that wait to be accepted; the kernel's own bound is 4,096.
@@ -37,7 +36,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Stream,
-    peer: Peer,
+    pub(crate) peer: Peer,
+    pub(crate) address: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn accept(
     listener: TcpListener,
     tls: Option<Arc<ArcSwap<ServerConfig>>>,
-) -> ReceiverStream<io::Result<Connection>> {
+) -> ReceiverStream<Connection> {
     let (ready, connections) = mpsc::channel(READY);
     tokio::spawn(async move {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
@@ -78,11 +78,8 @@ pub(crate) fn accept(
             // Small messages wait for nothing.
             let _only_slower_without = stream.set_nodelay(true);
             let Some(tls) = &tls else {
-                if ready
-                    .send(Ok(Connection { stream: Stream::Plain(stream), peer: Peer::Local }))
-                    .await
-                    .is_err()
-                {
+                let connection = Connection { stream: Stream::Plain(stream), peer: Peer::Local, address };
+                if ready.send(connection).await.is_err() {
                     return;
                 }
                 continue;
@@ -90,10 +87,10 @@ pub(crate) fn accept(
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
             let (config, ready) = (tls.load_full(), ready.clone());
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE_DEADLINE, secured(stream, config)).await {
+                match tokio::time::timeout(HANDSHAKE_DEADLINE, secured(stream, address, config)).await {
                     Ok(Ok(connection)) => {
                         drop(permit);
-                        let _server_is_gone = ready.send(Ok(connection)).await;
+                        let _server_is_gone = ready.send(connection).await;
                     }
                     Ok(Err(error)) => {
                         let error = runtime::tls::handshake_error(&error);
@@ -107,11 +104,15 @@ pub(crate) fn accept(
     ReceiverStream::new(connections)
 }
 
-async fn secured(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<Connection> {
+async fn secured(
+    stream: TcpStream,
+    address: SocketAddr,
+    config: Arc<ServerConfig>,
+) -> io::Result<Connection> {
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = Peer::Certified(leaf.map(names).unwrap_or_default().into());
-    Ok(Connection { stream: Stream::Tls(Box::new(stream)), peer })
+    Ok(Connection { stream: Stream::Tls(Box::new(stream)), peer, address })
 }
 
 /// The URIs and DNS names of a certificate (RFC 5280, section 4.2.1.6).
@@ -123,14 +124,6 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         _ => None,
     };
     names.value.general_names.iter().filter_map(text).collect()
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
 }
 
 impl AsyncRead for Connection {

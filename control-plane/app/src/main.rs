@@ -8,12 +8,14 @@ mod edge;
 mod folder;
 mod items;
 mod listener;
+mod nest;
 mod operators;
 mod publisher;
 mod render;
 mod reporter;
 mod roles;
 mod variant;
+mod xds;
 
 use clap::Parser as _;
 use mimalloc::MiMalloc;

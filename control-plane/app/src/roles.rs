@@ -16,8 +16,11 @@ use queue::SqliteQueue;
 use resources::History;
 use runtime::{Admin, Readiness, Shutdown};
 use store::{SqliteStore, Store as _};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tonic::transport::Server;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 use worker::{Worker, certificates::LocalCa, dns::LocalZone};
 
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
     publisher::{self, Publisher, SharedFaults},
     reporter,
     variant::Settings,
+    xds,
 };
 
 /// Bound, and not yet serving.
@@ -38,10 +42,6 @@ pub(crate) struct App {
     queue: Arc<SqliteQueue>,
 }
 
-/// Finds clients that vanished without a word.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// What a client may send before it is read: requests of a fleet that comes at once wait in this.
-const XDS_WINDOW_BYTES: u32 = 64 * 1024;
 /// What still runs then is cut off.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -95,6 +95,7 @@ impl App {
             router = router.merge(broker.router());
         }
         let (mut sources, mut seen) = (None, None);
+        let mut nodes = tokio::spawn(shutdown.wait());
         let history = Arc::new(Mutex::new(History::default()));
         // Dropped when the streams are to end.
         let (stop_streams, stopping) = watch::channel(false);
@@ -134,7 +135,9 @@ impl App {
                 store.clone(),
             );
             tasks.spawn(reporter);
-            tasks.spawn(serve_xds(&config, listener, Discovery::new(hub.clone(), stopping), &shutdown)?);
+            let tls = config.xds_tls.clone().map(runtime::tls::follow).transpose().context("--xds")?;
+            let discovery = Discovery::new(hub.clone(), stopping);
+            nodes = tokio::spawn(xds::serve(listener, tls, discovery, shutdown.clone()));
         }
         let people = Arc::new(config.operators);
         let operators =
@@ -144,16 +147,15 @@ impl App {
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());
         let end = tokio::spawn(async move { serve.await });
         let failure = tokio::select! {
+            biased;
             () = shutdown.wait() => None,
             // They run for ever; one that ends, by a panic or an error, leaves a process that only looks alive.
             Some(ended) = tasks.join_next() => Some(ended),
+            ended = &mut nodes => Some(ended),
         };
         stop_streams.send_replace(true);
-        let drained = tokio::time::timeout(DRAIN_DEADLINE, end).await;
+        drain(end, nodes).await;
         tasks.shutdown().await;
-        if drained.is_err() {
-            tracing::warn!("some requests were cut off");
-        }
         match failure {
             None => Ok(()),
             Some(ended) => Err(anyhow::anyhow!("a part of the control plane ended by itself: {ended:?}")),
@@ -161,27 +163,19 @@ impl App {
     }
 }
 
-/// Discovery for the nodes, until the process is to end.
-fn serve_xds(
-    config: &Config,
-    listener: TcpListener,
-    discovery: Discovery,
-    shutdown: &Shutdown,
-) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let tls = config.xds_tls.clone().map(runtime::tls::follow).transpose().context("--xds")?;
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .initial_stream_window_size(XDS_WINDOW_BYTES)
-        .initial_connection_window_size(XDS_WINDOW_BYTES)
-        // Polls come by HTTP/1.1.
-        .accept_http1(true)
-        .add_routes(discovery.into_routes())
-        .serve_with_incoming_shutdown(listener::accept(listener, tls), shutdown.wait());
-    Ok(async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "xDS");
+/// Waits for the requests and streams that are under way, for a while.
+async fn drain<T>(requests: JoinHandle<T>, nodes: JoinHandle<()>) {
+    let cut_off = nodes.abort_handle();
+    let drained = async {
+        let _panicked = requests.await;
+        if !nodes.is_finished() {
+            let _panicked = nodes.await;
         }
-    })
+    };
+    if tokio::time::timeout(DRAIN_DEADLINE, drained).await.is_err() {
+        tracing::warn!("some requests were cut off");
+        cut_off.abort();
+    }
 }
 
 fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue>) -> anyhow::Result<Worker> {

@@ -9,7 +9,7 @@ use api::ResourceType;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
-use xds::stream::{Desired, Name, Version};
+use xds::stream::{Desired, Digest, Name, Version};
 
 use crate::{Resource, hash, resource::Shared};
 
@@ -28,6 +28,7 @@ struct Content {
     by_alias: Index,
     mortal: OrdMap<Name, Shared>,
     version: OnceLock<Version>,
+    digests: OnceLock<(Digest, Digest)>,
     response: OnceLock<Bytes>,
 }
 
@@ -76,6 +77,11 @@ impl Table {
         let from =
             self.0.ordered.range::<_, str>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
         from.take_while(move |(name, _)| name.starts_with(prefix)).map(|(_, shared)| &shared.0)
+    }
+
+    /// Whether any has a time to live.
+    pub fn has_mortal(&self) -> bool {
+        !self.0.mortal.is_empty()
     }
 
     /// Those that have a time to live.
@@ -129,6 +135,11 @@ impl Desired for Table {
     }
     fn version(&self) -> Version {
         self.0.version.get_or_init(|| version_of(self.resources())).clone()
+    }
+    fn digests(&self) -> (Digest, Digest) {
+        let versions = || self.resources().map(|resource| (&*resource.key.name, &*resource.version));
+        let make = || (Digest::of_names(versions().map(|(name, _)| name)), Digest::of_versions(versions()));
+        *self.0.digests.get_or_init(make)
     }
 }
 
@@ -186,6 +197,7 @@ impl Edit {
             by_alias: self.by_alias,
             mortal: self.mortal,
             version: OnceLock::new(),
+            digests: OnceLock::new(),
             response: OnceLock::new(),
         }))
     }

@@ -67,6 +67,8 @@ pub enum ResourceType {
     VirtualHost,
 }
 
+const URL_PREFIX: &str = "type.googleapis.com/";
+
 impl ResourceType {
     /// All of them, in the order of pushes.
     pub const ALL: [Self; 13] = [
@@ -87,32 +89,36 @@ impl ResourceType {
 
     /// The full name of the message.
     pub fn message(self) -> &'static str {
-        match self {
-            Self::AuthnKeySet => "gatehouse.authn.v1.KeySet",
-            Self::AuthnPolicy => "gatehouse.authn.v1.Policy",
-            Self::AuthzPolicy => "gatehouse.authz.v1.Policy",
-            Self::RateLimitConfig => "ratelimit.config.ratelimit.v3.RateLimitConfig",
-            Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
-            Self::Runtime => "envoy.service.runtime.v3.Runtime",
-            Self::Cluster => "envoy.config.cluster.v3.Cluster",
-            Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Self::ExtensionConfig => "envoy.config.core.v3.TypedExtensionConfig",
-            Self::Listener => "envoy.config.listener.v3.Listener",
-            Self::ScopedRoutes => "envoy.config.route.v3.ScopedRouteConfiguration",
-            Self::RouteConfig => "envoy.config.route.v3.RouteConfiguration",
-            Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
-        }
+        self.type_url().strip_prefix(URL_PREFIX).unwrap_or_default()
     }
 
     /// The `type_url` of discovery requests and of `Any`.
     pub fn url(self) -> String {
-        format!("type.googleapis.com/{}", self.message())
+        self.type_url().to_owned()
+    }
+
+    /// The same, for those who write it thousands of times.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::AuthnKeySet => "type.googleapis.com/gatehouse.authn.v1.KeySet",
+            Self::AuthnPolicy => "type.googleapis.com/gatehouse.authn.v1.Policy",
+            Self::AuthzPolicy => "type.googleapis.com/gatehouse.authz.v1.Policy",
+            Self::RateLimitConfig => "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::ExtensionConfig => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::ScopedRoutes => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
+            Self::RouteConfig => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
+        }
     }
 
     /// `None` for a type that we do not serve.
     pub fn from_url(url: &str) -> Option<Self> {
-        let message = url.strip_prefix("type.googleapis.com/")?;
-        Self::ALL.into_iter().find(|kind| kind.message() == message)
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
     /// Whose streams carry this type.

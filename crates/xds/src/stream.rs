@@ -14,10 +14,12 @@ use api::ResourceType;
 use foldhash::fast::RandomState;
 
 mod delta;
+mod digest;
 mod sotw;
 
 mod sending;
 
+pub use digest::Digest;
 pub use sotw::FullSet;
 
 /// The name of a resource.
@@ -51,6 +53,11 @@ pub trait Desired: Clone {
     fn len(&self) -> usize;
     /// The hash of all names and versions.
     fn version(&self) -> Version;
+    /// Of the names, and of the names with versions.
+    fn digests(&self) -> (Digest, Digest) {
+        let versions = || self.iter().map(|item| (&**item.name(), &**item.version()));
+        (Digest::of_names(versions().map(|(name, _)| name)), Digest::of_versions(versions()))
+    }
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -73,6 +80,9 @@ pub enum Gate {
     Open,
     /// Not before something else has been acknowledged; ask again then.
     Closed,
+    /// Not before a moment that whoever decides it knows, and then says so by [`TypeStream::recall`]. Until then it
+    /// is not asked about: many that wait for their time cost nothing.
+    Later,
 }
 
 /// A resource to be sent (`Some`) or removed (`None`).
@@ -132,6 +142,8 @@ pub struct TypeStream<D: Desired> {
     in_flight: Option<InFlight<D::Item>>,
     /// Names whose state may differ from what is desired.
     dirty: BTreeSet<Name>,
+    /// Those of them that wait for their time.
+    parked: BTreeSet<Name>,
     /// Names in flight that have to be sent once more after this.
     again: BTreeSet<Name>,
     /// Names that were asked for and do not exist, and were not yet told so.
@@ -218,6 +230,7 @@ impl<D: Desired> TypeStream<D> {
             refused: BTreeMap::new(),
             in_flight: None,
             dirty: BTreeSet::new(),
+            parked: BTreeSet::new(),
             again: BTreeSet::new(),
             missing: BTreeSet::new(),
             suspects: VecDeque::new(),
@@ -335,7 +348,23 @@ impl<D: Desired> TypeStream<D> {
 
     /// Nothing is under way, and nothing is left to be sent.
     pub fn is_idle(&self) -> bool {
+        self.is_settled() && self.parked.is_empty()
+    }
+
+    fn is_settled(&self) -> bool {
         self.in_flight.is_none() && self.dirty.is_empty() && self.suspects.is_empty() && self.answered
+    }
+
+    /// Whether a name waits for its time.
+    pub fn is_parked(&self, name: &Name) -> bool {
+        self.parked.contains(name)
+    }
+
+    /// Its time has come: [`next`](Self::next) asks about it again.
+    pub fn recall(&mut self, name: &Name) {
+        if let Some(name) = self.parked.take(name) {
+            self.dirty.insert(name);
+        }
     }
 
     /// Idle, but for what is desired no more and waits to go.
@@ -346,7 +375,7 @@ impl<D: Desired> TypeStream<D> {
 
     /// [`next`](Self::next) has nothing to say, whatever the gate says.
     pub fn is_quiet(&self) -> bool {
-        self.in_flight.is_some() || self.is_idle()
+        self.in_flight.is_some() || self.is_settled()
     }
 
     /// It was answered at least once, and no response waits for the client.
@@ -374,6 +403,7 @@ impl<D: Desired> TypeStream<D> {
         for (name, entry) in before {
             let is_held = entry.held.version().is_some();
             self.set(name, entry);
+            self.parked.remove(name);
             if is_held || self.wants(name) {
                 self.dirty.insert(name.clone());
             }
@@ -461,6 +491,7 @@ impl<D: Desired> TypeStream<D> {
         self.differs.retain(|_, entry| entry.named);
         let differs = &self.differs;
         self.dirty.retain(|name| differs.contains_key(name));
+        self.parked.retain(|name| differs.contains_key(name));
     }
 
     /// Wants this name; what the client has of it counts no more.

@@ -19,6 +19,7 @@ use envoy_types::pb::envoy::{
 use model::document::Document;
 use resources::{Bootstrap, Snapshot};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Streaming, transport::Server};
 use wildmatch::WildMatch;
@@ -52,7 +53,7 @@ impl Replica {
         let (stop, stopping) = watch::channel(false);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = Discovery::new(hub.clone(), stopping).into_routes().into_axum_router();
+        let routes = Discovery::new(hub.clone(), stopping).into_routes();
         let routes = tonic::service::Routes::from(routes.layer(axum::Extension(peer)));
         let server = Server::builder().accept_http1(true).add_routes(routes);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));

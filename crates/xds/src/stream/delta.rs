@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
-use super::{Basis, Desired, Entry, Held, Item, MAX_NAMES, MIN_NAMES_OF_WHOLE, Name, Received, TypeStream};
+use super::{
+    Basis, Desired, Digest, Entry, Held, Item, MAX_NAMES, MIN_NAMES_OF_WHOLE, Name, Received, TypeStream,
+};
 use crate::DeltaRequest;
 
 /// Of thousands of names, once for each stream of a fleet that comes back at once. The seeds are random.
@@ -41,6 +43,10 @@ impl<D: Desired> TypeStream<D> {
 
     /// The first request of the type: what it brought along is held, and told only where it differs.
     fn begin(&mut self, request: &DeltaRequest<'_>) {
+        if self.is_as_it_should_be(request) {
+            self.basis = Basis::Desired;
+            return;
+        }
         let mut named = Set::with_capacity_and_hasher(request.subscribe.len(), RandomState::default());
         named.extend(request.subscribe.iter().copied().filter(|name| *name != "*"));
         let mut brought = Map::with_capacity_and_hasher(request.brought.len(), RandomState::default());
@@ -96,6 +102,26 @@ impl<D: Desired> TypeStream<D> {
                 }
             }
         }
+    }
+
+    /// Whether it brought along just what it should have, which is what most clients of a fleet do that comes back at
+    /// once: then nothing has to be looked up.
+    fn is_as_it_should_be(&mut self, request: &DeltaRequest<'_>) -> bool {
+        let DeltaRequest { subscribe, brought, .. } = request;
+        let is_wildcard = match subscribe[..] {
+            [] => self.kind.allows_legacy_wildcard(),
+            ["*"] => true,
+            _ => false,
+        };
+        let count = self.desired.len();
+        if brought.len() != count || count < MIN_NAMES_OF_WHOLE || !is_wildcard && subscribe.len() != count {
+            return false;
+        }
+        let (names, versions) = self.desired.digests();
+        let is_current = Digest::of_versions(brought.iter().copied()) == versions
+            && (is_wildcard || Digest::of_names(subscribe.iter().copied()) == names);
+        self.wildcard = is_wildcard && is_current;
+        is_current
     }
 
     fn start(&mut self, name: &Name, entry: Entry<D::Item>) {

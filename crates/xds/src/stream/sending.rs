@@ -80,10 +80,17 @@ impl<D: Desired> TypeStream<D> {
             if !fits && !unbounded && !changes.is_empty() {
                 break;
             }
-            if gate(&change) == Gate::Open {
-                batch_bytes += bytes;
-                done.push(name.clone());
-                changes.push(change);
+            match gate(&change) {
+                Gate::Open => {
+                    batch_bytes += bytes;
+                    done.push(name.clone());
+                    changes.push(change);
+                }
+                Gate::Later => {
+                    done.push(name.clone());
+                    self.parked.insert(name.clone());
+                }
+                Gate::Closed => {}
             }
         }
         if done.len() == names.len() {
@@ -119,7 +126,7 @@ impl<D: Desired> TypeStream<D> {
 
     fn missing_names(&mut self, changes: &[Change<D::Item>]) -> Vec<Change<D::Item>> {
         let missing = std::mem::take(&mut self.missing);
-        if self.forgets_silently() {
+        if missing.is_empty() || self.forgets_silently() {
             return Vec::new();
         }
         let told: BTreeSet<_> = changes.iter().map(|change| &change.name).collect();

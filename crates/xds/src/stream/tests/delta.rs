@@ -308,6 +308,66 @@ fn what_the_gate_closes_is_sent_when_it_opens() {
 }
 
 #[test]
+fn who_comes_back_with_everything_is_known_by_it_in_any_order() {
+    let names: Vec<String> = (0..200).map(|at| format!("n{at}")).collect();
+    let world = names.iter().map(|name| format!("{name}@1")).collect::<Vec<_>>().join(" ");
+    let all: Vec<&str> = names.iter().rev().map(String::as_str).collect();
+    let brought = |but: &'static str| {
+        let version = move |name: &&'_ str| if *name == but { "0" } else { "1" };
+        all.iter().map(|name| (*name, version(name))).collect::<Vec<_>>()
+    };
+    for (subscribe, kind) in [
+        (Vec::new(), ResourceType::Cluster),
+        (vec!["*"], ResourceType::Cluster),
+        (all.clone(), ResourceType::Endpoints),
+    ] {
+        let mut client = Client::new(kind, Variant::Delta, &world);
+        client.delta(&DeltaRequest {
+            subscribe: subscribe.clone(),
+            brought: brought(""),
+            ..DeltaRequest::default()
+        });
+        assert_eq!((client.all(), client.stream.differences()), (vec![String::new()], 0), "{kind}");
+        // It follows like any other.
+        client.world(&world.replace("n7@1", "n7@2"));
+        assert_eq!(client.all(), ["+n7@2"]);
+        let mut client = Client::new(kind, Variant::Delta, &world);
+        client.delta(&DeltaRequest { subscribe, brought: brought("n9"), ..DeltaRequest::default() });
+        assert_eq!(client.all(), ["+n9@1"], "{kind}");
+    }
+    // As many, and one of them twice.
+    let mut client = Client::new(ResourceType::Endpoints, Variant::Delta, &world);
+    let mut subscribe = all.clone();
+    subscribe[0] = "n5";
+    client.delta(&DeltaRequest { subscribe, brought: brought(""), ..DeltaRequest::default() });
+    client.all();
+    client.world(&world.replace("n199@1", "n199@2"));
+    assert_eq!(client.all(), [""; 0], "what is not named is not sent");
+}
+
+#[test]
+fn what_waits_for_its_time_is_not_asked_about_until_then() {
+    let mut client = clusters("a@1 b@1");
+    client.delta(&subscribe(&[]));
+    assert_eq!(client.all(), ["+a@1 +b@1"]);
+    client.world("b@1");
+    assert!(client.stream.next(|_| Gate::Later).is_none());
+    assert!(client.stream.is_quiet() && !client.stream.is_idle());
+    assert!(client.stream.next(|_| panic!("nothing is asked about")).is_none());
+    client.stream.recall(&"a".into());
+    assert_eq!(client.all(), ["-a"]);
+    assert!(client.stream.is_idle());
+    // What is wanted again meanwhile stays, and goes like anything else when it is changed.
+    client.world("");
+    assert!(client.stream.next(|_| Gate::Later).is_none());
+    client.world("b@1");
+    assert!(!client.stream.is_parked(&"b".into()));
+    assert_eq!(client.all(), [""; 0]);
+    client.world("b@2");
+    assert_eq!(client.all(), ["+b@2"]);
+}
+
+#[test]
 fn a_first_request_is_not_answered_with_nothing_while_there_is_something_to_come() {
     let mut client = Client::new(ResourceType::Listener, Variant::Delta, "a@1");
     client.delta(&subscribe(&[]));

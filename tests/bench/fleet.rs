@@ -1,6 +1,10 @@
 //! `cargo xtask bench fleet`: a release control plane with SQLite, and a fleet of proxies in another process (this one)
 //! that receive what an Envoy receives over real gRPC, and acknowledge at once.
 
+#[path = "fleet/curve.rs"]
+mod curve;
+#[path = "fleet/floor.rs"]
+mod floor;
 #[path = "fleet/proxy.rs"]
 mod proxy;
 #[path = "fleet/wire.rs"]
@@ -52,14 +56,27 @@ fn main() -> anyhow::Result<()> {
             "--proxies" => size.proxies = number()?,
             "--services" => size.services = number()?,
             "--changes" => size.changes = number()?,
+            "--curve" => {
+                let plot = args.next().context("--curve: the plot's file")?;
+                let figures = runtime()?.block_on(curve::draw(Path::new(&plot)))?;
+                print("what a change costs, by proxies and services", &figures);
+                return Ok(());
+            }
+            floor::AS_SERVER => {
+                let port = u16::try_from(number()?)?;
+                return runtime()?.block_on(async { floor::serve(port) });
+            }
             other => anyhow::bail!("no such option: {other}"),
         }
     }
     ensure!(size.changes > 0 && size.services > 0 && size.proxies > 0, "at least one of each");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let figures = runtime.block_on(bench(&size))?;
+    let figures = runtime()?.block_on(bench(&size))?;
     print("a change, to the last proxy's acknowledgement", &figures);
     Ok(())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 async fn bench(size: &Size) -> anyhow::Result<serde_json::Value> {
@@ -87,20 +104,8 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
     settle(&server).await?;
     let rss_cold_mb = server.rss_mb()?;
 
-    let (mut took, mut renders) = (Vec::new(), Vec::new());
-    let cpu_before = server.cpu_ms()?;
-    for at in 0..size.changes {
-        let instance = &mut instances[at * 37 % size.services];
-        goals.send_replace(Goal::Host(format!("edge/{}", instance.id).into()));
-        fleet.arrived.store(0, Ordering::Relaxed);
-        change(&store, instance, at).await?;
-        took.push(wait_for(&fleet.arrived, size.proxies, &fleet).await?.as_secs_f64() * 1e3);
-        renders.push(server.last_publish_ms().await?);
-        settle_instance(&store, instance).await?;
-        // So that the removal of what the old revision used belongs to this change's cost, and not to the next one's.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let cpu_ms_per_change = (server.cpu_ms()? - cpu_before) / f64::from(u32::try_from(size.changes)?);
+    let Changes { took, renders, cpu_ms_per_change } =
+        change_all(size, &store, &mut instances, &server, &fleet, &goals).await?;
     let rss_mb = server.rss_mb()?;
 
     cold.stop().await;
@@ -114,7 +119,9 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
     let reconnect_cpu_s = (server.cpu_ms()? - cpu_before) / 1_000.0;
     let rss_reconnected_mb = server.rss_mb()?;
     warm.stop().await;
-    server.process.stop(Duration::from_secs(5)).await;
+    server.stop().await;
+    let floor = floor::measure(size.proxies, Ports::free()?.xds).await?;
+    let ratio_to_floor = median(took.clone()) / median(floor.clone());
 
     let millis = |percent| rounded(percentile(percent, took.clone()), 1);
     Ok(json!({
@@ -123,6 +130,9 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
         "changes": size.changes,
         "propagation_p50_ms": millis(50),
         "propagation_p99_ms": millis(99),
+        "floor_p50_ms": rounded(median(floor.clone()), 1),
+        "floor_p99_ms": rounded(percentile(99, floor), 1),
+        "ratio_to_floor": rounded(ratio_to_floor, 2),
         "server_cpu_ms_per_change": rounded(cpu_ms_per_change, 1),
         "rss_mb": rounded(rss_mb, 1),
         "rss_cold_mb": rounded(rss_cold_mb, 1),
@@ -134,6 +144,41 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
         "render_all_ms": rounded(render_all_ms, 1),
         "render_one_ms": rounded(median(renders), 1),
     }))
+}
+
+/// What changes took.
+struct Changes {
+    /// Milliseconds from the write to the last proxy, of each.
+    took: Vec<f64>,
+    /// Milliseconds to the snapshot, of each.
+    renders: Vec<f64>,
+    /// Of the server.
+    cpu_ms_per_change: f64,
+}
+
+async fn change_all(
+    size: &Size,
+    store: &SqliteStore,
+    instances: &mut [Instance],
+    server: &Server,
+    fleet: &Fleet,
+    goals: &watch::Sender<Goal>,
+) -> anyhow::Result<Changes> {
+    let (mut took, mut renders) = (Vec::new(), Vec::new());
+    let cpu_before = server.cpu_ms()?;
+    for at in 0..size.changes {
+        let instance = &mut instances[at * 37 % size.services];
+        goals.send_replace(Goal::Host(format!("edge/{}", instance.id).into()));
+        fleet.arrived.store(0, Ordering::Relaxed);
+        change(store, instance, at).await?;
+        took.push(wait_for(&fleet.arrived, size.proxies, fleet).await?.as_secs_f64() * 1e3);
+        renders.push(server.last_publish_ms().await?);
+        settle_instance(store, instance).await?;
+        // So that the removal of what the old revision used belongs to this change's cost, and not to the next one's.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let cpu_ms_per_change = (server.cpu_ms()? - cpu_before) / f64::from(u32::try_from(size.changes)?);
+    Ok(Changes { took, renders, cpu_ms_per_change })
 }
 
 /// A service with one route to one address.
@@ -313,6 +358,10 @@ impl Server {
 
     fn cpu_ms(&self) -> anyhow::Result<f64> {
         Ok(cpu_ms(self.process.id().context("the control plane runs")?))
+    }
+
+    async fn stop(self) {
+        self.process.stop(Duration::from_secs(5)).await;
     }
 
     fn rss_mb(&self) -> anyhow::Result<f64> {

@@ -11,11 +11,9 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tokio::{net::TcpStream, sync::watch};
 
-use crate::wire::{Kind, Raw, Response, request, with_node};
+use crate::wire::{Kind, Messages, Response, framed, prefix, request, with_node};
 
 /// What all proxies share.
 #[derive(Debug, Default)]
@@ -54,13 +52,12 @@ pub(crate) enum Start {
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// The proxy that writes down for all what they were told.
 const FIRST: &str = "-00000";
-/// For a response to a whole fleet that comes at once.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// As long as Envoy waits at first.
 const RETRY: Duration = Duration::from_millis(500);
 /// Of a whole fleet; more is a failure.
 const MAX_RETRIES: usize = 5_000;
-const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+/// As Envoy's own.
+const WINDOW_BYTES: u32 = 8 << 20;
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(
@@ -98,48 +95,60 @@ async fn stream(
     goals: watch::Receiver<Goal>,
     is_complete: &mut bool,
 ) -> anyhow::Result<()> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
-        .tcp_nodelay(true)
-        .initial_connection_window_size(8 << 20)
-        .initial_stream_window_size(8 << 20)
-        .http2_keep_alive_interval(KEEP_ALIVE);
-    let channel = endpoint.connect().await.context("connecting")?;
-    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-    grpc.ready().await.context("connecting")?;
-    let (requests, outbound) = mpsc::channel(32);
-    let is_warm = matches!(start, Start::Warm(_));
-    match start {
-        Start::Cold => {
-            requests.send(request(Some(id), Kind::Cluster, "", [""; 0], [])).await?;
-        }
-        Start::Warm(first) => {
-            for (at, (_, bytes)) in first.iter().enumerate() {
-                let bytes = if at == 0 { with_node(id, bytes) } else { bytes.clone() };
-                requests.send(bytes).await?;
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await.context("connecting")?;
+    tcp.set_nodelay(true)?;
+    let mut http = h2::client::Builder::new();
+    http.initial_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+    let (client, connection) = http.handshake::<_, Bytes>(tcp).await.context("connecting")?;
+    let talk = async {
+        let mut calls = client.ready().await?;
+        let call = http::Request::post(format!("http://127.0.0.1:{port}{PATH}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+        let (answer, mut out) = calls.send_request(call, false)?;
+        let is_warm = matches!(start, Start::Warm(_));
+        match start {
+            Start::Cold => {
+                out.send_data(framed(&request(Some(id), Kind::Cluster, "", [""; 0], [])), false)?;
+            }
+            Start::Warm(first) => {
+                for (at, (_, bytes)) in first.iter().enumerate() {
+                    let bytes = if at == 0 { with_node(id, bytes) } else { bytes.clone() };
+                    out.send_data(prefix(&bytes), false)?;
+                    out.send_data(bytes, false)?;
+                }
             }
         }
-    }
-    let path = http::uri::PathAndQuery::from_static(PATH);
-    let outbound = tonic::Request::new(ReceiverStream::new(outbound));
-    let mut inbound = grpc.streaming(outbound, path, Raw).await?.into_inner();
-    let mut proxy = Proxy {
-        counts: HashMap::new(),
-        answered: 0,
-        asked: is_warm,
-        complete: false,
-        writes: id.ends_with(FIRST),
-    };
-    while let Some(message) = inbound.message().await? {
-        let response = Response::read(&message)?;
-        drop(message);
-        let kind = Kind::of(&response.url).context("a type that was not asked for")?;
-        for answer in proxy.take(kind, &response) {
-            requests.send(answer).await?;
+        let mut proxy = Proxy {
+            counts: HashMap::new(),
+            answered: 0,
+            asked: is_warm,
+            complete: false,
+            writes: id.ends_with(FIRST),
+        };
+        let mut messages = Messages::of(answer.await?.into_body());
+        while let Some(message) = messages.next().await? {
+            let response = Response::read(&message)?;
+            drop(message);
+            let kind = Kind::of(&response.url).context("a type that was not asked for")?;
+            for answer in proxy.take(kind, &response) {
+                out.send_data(framed(&answer), false)?;
+            }
+            proxy.count(kind, response, fleet, &goals, is_warm);
+            *is_complete |= proxy.complete;
         }
-        proxy.count(kind, response, fleet, &goals, is_warm);
-        *is_complete |= proxy.complete;
+        anyhow::bail!("the stream has ended: {}", messages.status().await)
+    };
+    // In one task: a fleet of thousands is to cost what its messages cost, and not what waking tasks does.
+    tokio::select! {
+        biased;
+        ended = connection => match ended {
+            Ok(()) => anyhow::bail!("the connection has ended"),
+            Err(error) => Err(error.into()),
+        },
+        ended = talk => ended,
     }
-    anyhow::bail!("the stream has ended")
 }
 
 /// What one proxy knows.

@@ -1,14 +1,11 @@
 //! What a simulated proxy says and hears: the messages of delta ADS as bytes, read only as far as an answer needs.
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use envoy_types::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
+use h2::RecvStream;
 use prost::{
     Message as _,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
-};
-use tonic::{
-    Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
 /// The types of an Envoy, in the order in which it asks for them.
@@ -129,41 +126,68 @@ pub(crate) fn with_node(node: &str, request: &Bytes) -> Bytes {
     head.into()
 }
 
-/// Bytes as they are.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
+/// What stands before a message (gRPC over HTTP/2, "Length-Prefixed-Message"): not compressed, and its length.
+pub(crate) fn prefix(message: &Bytes) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+    std::iter::once(0).chain(length).collect()
 }
 
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, bytes: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(bytes);
-        Ok(())
-    }
+/// A message with its prefix.
+pub(crate) fn framed(message: &Bytes) -> Bytes {
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    framed.put(prefix(message));
+    framed.put_slice(message);
+    framed.freeze()
 }
 
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
+const PREFIX_BYTES: usize = 5;
 
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = bytes.remaining();
-        Ok(Some(bytes.copy_to_bytes(length)))
+/// The messages of a response.
+pub(crate) struct Messages {
+    body: RecvStream,
+    buffer: BytesMut,
+}
+
+impl Messages {
+    pub(crate) fn of(body: RecvStream) -> Self {
+        Self { body, buffer: BytesMut::new() }
+    }
+
+    /// The next one; `None` at the end.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        loop {
+            if let Some(message) = self.take() {
+                return Ok(Some(message));
+            }
+            let Some(data) = self.body.data().await else { return Ok(None) };
+            let data = data?;
+            self.body.flow_control().release_capacity(data.len())?;
+            self.buffer.put(data);
+        }
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let (prefix, rest) = self.buffer.split_first_chunk::<PREFIX_BYTES>()?;
+        let [_, length @ ..] = *prefix;
+        let length = u32::from_be_bytes(length) as usize;
+        if rest.len() < length {
+            return None;
+        }
+        let mut message = self.buffer.split_to(PREFIX_BYTES + length);
+        if self.buffer.is_empty() {
+            // The memory of a large message goes with it.
+            self.buffer = BytesMut::new();
+        }
+        message.advance(PREFIX_BYTES);
+        Some(message.freeze())
+    }
+
+    /// Why it has ended.
+    pub(crate) async fn status(&mut self) -> String {
+        let trailers = self.body.trailers().await.ok().flatten().unwrap_or_default();
+        let text = |name: &str| {
+            trailers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        format!("{} {}", text("grpc-status").unwrap_or_default(), text("grpc-message").unwrap_or_default())
     }
 }

@@ -41,6 +41,8 @@ struct Size {
 const DEADLINE: Duration = Duration::from_secs(600);
 /// Between two looks at a count.
 const LOOK_AGAIN: Duration = Duration::from_micros(500);
+/// As long as a cluster stays that no route names (`ads`).
+const LINGER: Duration = Duration::from_secs(3);
 /// Connections that are opened at the same time: the kernel's queue of a listener is short.
 const OPENED_AT_ONCE: usize = 256;
 
@@ -108,6 +110,8 @@ async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value
         change_all(size, &store, &mut instances, &server, &fleet, &goals).await?;
     let rss_mb = server.rss_mb()?;
 
+    // Nothing has changed for those that come back: the clusters of the last changes are gone too.
+    tokio::time::sleep(LINGER * 2).await;
     cold.stop().await;
     fleet.complete.store(0, Ordering::Relaxed);
     goals.send_replace(everything);

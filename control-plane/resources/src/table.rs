@@ -28,7 +28,7 @@ struct Content {
     by_alias: Index,
     mortal: OrdMap<Name, Shared>,
     version: OnceLock<Version>,
-    digests: OnceLock<(Digest, Digest)>,
+    digest: OnceLock<Digest>,
     response: OnceLock<Bytes>,
 }
 
@@ -136,10 +136,9 @@ impl Desired for Table {
     fn version(&self) -> Version {
         self.0.version.get_or_init(|| version_of(self.resources())).clone()
     }
-    fn digests(&self) -> (Digest, Digest) {
+    fn digest(&self) -> Digest {
         let versions = || self.resources().map(|resource| (&*resource.key.name, &*resource.version));
-        let make = || (Digest::of_names(versions().map(|(name, _)| name)), Digest::of_versions(versions()));
-        *self.0.digests.get_or_init(make)
+        *self.0.digest.get_or_init(|| Digest::of_versions(versions()))
     }
 }
 
@@ -197,7 +196,7 @@ impl Edit {
             by_alias: self.by_alias,
             mortal: self.mortal,
             version: OnceLock::new(),
-            digests: OnceLock::new(),
+            digest: OnceLock::new(),
             response: OnceLock::new(),
         }))
     }

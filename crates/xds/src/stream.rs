@@ -53,10 +53,9 @@ pub trait Desired: Clone {
     fn len(&self) -> usize;
     /// The hash of all names and versions.
     fn version(&self) -> Version;
-    /// Of the names, and of the names with versions.
-    fn digests(&self) -> (Digest, Digest) {
-        let versions = || self.iter().map(|item| (&**item.name(), &**item.version()));
-        (Digest::of_names(versions().map(|(name, _)| name)), Digest::of_versions(versions()))
+    /// Of all names and versions, in whatever order.
+    fn digest(&self) -> Digest {
+        Digest::of_versions(self.iter().map(|item| (&**item.name(), &**item.version())))
     }
     /// Whether there are none.
     fn is_empty(&self) -> bool {

@@ -43,8 +43,7 @@ impl<D: Desired> TypeStream<D> {
 
     /// The first request of the type: what it brought along is held, and told only where it differs.
     fn begin(&mut self, request: &DeltaRequest<'_>) {
-        if self.is_as_it_should_be(request) {
-            self.basis = Basis::Desired;
+        if self.begin_with_most(request) {
             return;
         }
         let mut named = Set::with_capacity_and_hasher(request.subscribe.len(), RandomState::default());
@@ -90,38 +89,68 @@ impl<D: Desired> TypeStream<D> {
             if item.is_none() || !is_whole {
                 self.start(&Name::from(*name), entry(name, item));
             }
-            if item.is_none() && named.contains(name) {
-                match desired.by_alias(name) {
-                    Some(meant) if !brought.contains_key(&**meant.name()) => {
-                        self.dirty.insert(meant.name().clone());
-                    }
-                    Some(_) => {}
-                    None => {
-                        self.missing.insert((*name).into());
-                    }
-                }
+            if named.contains(name) {
+                self.note_missing(name, |meant| brought.contains_key(meant));
             }
         }
     }
 
-    /// Whether it brought along just what it should have, which is what most clients of a fleet do that comes back at
-    /// once: then nothing has to be looked up.
-    fn is_as_it_should_be(&mut self, request: &DeltaRequest<'_>) -> bool {
+    /// The same for a client that brought along all that it should have, as most of a fleet do that comes back at
+    /// once: then no tables have to be made of its thousands of names, and if there is nothing else, none of them
+    /// is looked up. Whether it is such a client.
+    fn begin_with_most(&mut self, request: &DeltaRequest<'_>) -> bool {
         let DeltaRequest { subscribe, brought, .. } = request;
         let is_wildcard = match subscribe[..] {
             [] => self.kind.allows_legacy_wildcard(),
             ["*"] => true,
             _ => false,
         };
+        let names_the_same = || {
+            subscribe.len() == brought.len()
+                && Digest::of_names(subscribe.iter().copied())
+                    == Digest::of_names(brought.iter().map(|(name, _)| *name))
+        };
         let count = self.desired.len();
-        if brought.len() != count || count < MIN_NAMES_OF_WHOLE || !is_wildcard && subscribe.len() != count {
+        if count < MIN_NAMES_OF_WHOLE || brought.len() < count || !(is_wildcard || names_the_same()) {
             return false;
         }
-        let (names, versions) = self.desired.digests();
-        let is_current = Digest::of_versions(brought.iter().copied()) == versions
-            && (is_wildcard || Digest::of_names(subscribe.iter().copied()) == names);
-        self.wildcard = is_wildcard && is_current;
-        is_current
+        let mut others = Vec::new();
+        if Digest::of_versions(brought.iter().copied()) != self.desired.digest() {
+            let is_current = |(name, version): &&(&str, &str)| {
+                self.desired.get(name).is_some_and(|item| **version == **item.version())
+            };
+            others.extend(brought.iter().filter(|one| !is_current(one)));
+            let found = others.iter().filter(|(name, _)| self.desired.get(name).is_some()).count();
+            // Something is missing, or has come since.
+            if brought.len() - others.len() + found != count {
+                return false;
+            }
+        }
+        (self.basis, self.wildcard) = (Basis::Desired, is_wildcard);
+        for (name, version) in others {
+            let entry = Entry { named: !is_wildcard, held: Held::Brought(version.into()) };
+            self.start(&Name::from(name), entry);
+            if !is_wildcard {
+                self.note_missing(name, |_| false);
+            }
+        }
+        true
+    }
+
+    /// What is named and does not exist is told; or what it means is sent, unless it was brought along.
+    fn note_missing(&mut self, name: &str, is_brought: impl Fn(&str) -> bool) {
+        if self.desired.get(name).is_some() {
+            return;
+        }
+        match self.desired.by_alias(name).map(|meant| meant.name().clone()) {
+            Some(meant) if is_brought(&meant) => {}
+            Some(meant) => {
+                self.dirty.insert(meant);
+            }
+            None => {
+                self.missing.insert(name.into());
+            }
+        }
     }
 
     fn start(&mut self, name: &Name, entry: Entry<D::Item>) {

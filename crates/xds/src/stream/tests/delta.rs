@@ -335,6 +335,19 @@ fn who_comes_back_with_everything_is_known_by_it_in_any_order() {
         client.delta(&DeltaRequest { subscribe, brought: brought("n9"), ..DeltaRequest::default() });
         assert_eq!(client.all(), ["+n9@1"], "{kind}");
     }
+    // One more than there is, which lingered when the stream ended; and one that came since.
+    for (kind, is_named) in [(ResourceType::Cluster, false), (ResourceType::Endpoints, true)] {
+        let more = [&all[..], &["gone"]].concat();
+        let brought = more.iter().map(|name| (*name, "1")).collect::<Vec<_>>();
+        let subscribe = if is_named { more.clone() } else { Vec::new() };
+        let request = DeltaRequest { subscribe, brought, ..DeltaRequest::default() };
+        let mut client = Client::new(kind, Variant::Delta, &world);
+        client.delta(&request);
+        assert_eq!(client.all(), ["-gone"], "{kind}");
+        let mut client = Client::new(kind, Variant::Delta, &format!("{world} new@1"));
+        client.delta(&request);
+        assert_eq!(client.all(), [if is_named { "-gone" } else { "-gone +new@1" }], "{kind}");
+    }
     // As many, and one of them twice.
     let mut client = Client::new(ResourceType::Endpoints, Variant::Delta, &world);
     let mut subscribe = all.clone();

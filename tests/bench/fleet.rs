@@ -174,7 +174,7 @@ async fn change_all(
         let instance = &mut instances[at * 37 % size.services];
         goals.send_replace(Goal::Host(format!("edge/{}", instance.id).into()));
         fleet.arrived.store(0, Ordering::Relaxed);
-        change(store, instance, at).await?;
+        change(store, instance).await?;
         took.push(wait_for(&fleet.arrived, size.proxies, fleet).await?.as_secs_f64() * 1e3);
         renders.push(server.last_publish_ms().await?);
         settle_instance(store, instance).await?;
@@ -218,10 +218,11 @@ async fn put(store: &SqliteStore, instance: &Instance) -> anyhow::Result<Instanc
 }
 
 /// Another upstream: a new cluster, its endpoints and a new virtual host; the old cluster goes.
-async fn change(store: &SqliteStore, instance: &mut Instance, at: usize) -> anyhow::Result<()> {
-    instance.request.parameters["routes"][0]["upstream"]["urls"][0] =
-        json!(format!("http://10.0.0.1:{}", 1_000 + at));
+/// Gives it an upstream that it never had.
+async fn change(store: &SqliteStore, instance: &mut Instance) -> anyhow::Result<()> {
     instance.revision += 1;
+    instance.request.parameters["routes"][0]["upstream"]["urls"][0] =
+        json!(format!("http://10.0.0.1:{}", 1_000 + instance.revision));
     instance.published = Some(Published::wanted_of(instance)?);
     instance.operation.state = OperationState::InProgress;
     *instance = put(store, instance).await?;

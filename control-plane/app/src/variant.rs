@@ -255,17 +255,24 @@ impl Variant {
     fn ask_envoy(&mut self, input: &Input<'_>, changed: &BTreeSet<InstanceId>) -> bool {
         let Some(validator) = &input.settings.validator else { return true };
         let concerns = |version: &str| input.templates.may_run(&self.selection, version);
-        let edge = self.new_edge.as_deref().unwrap_or_default();
-        let refused = validator.refusals(concerns, &[], &[Examined { id: (), resources: edge }]).remove(&());
-        let served = || self.snapshot.all(ResourceType::Cluster).filter(|one| one.owner.is_none()).cloned();
-        let base =
-            if self.new_edge.is_some() && refused.is_none() { edge.to_vec() } else { served().collect() };
+        let edge = self.new_edge.as_deref();
+        let refused = edge.and_then(|edge| {
+            validator.refusals(concerns, &[], &[Examined { id: (), resources: edge }]).remove(&())
+        });
         let bundle = |id| Some((id, self.rendered.get(id)?.bundle.as_ref()?));
         let units: Vec<_> = (changed.iter().filter_map(bundle))
             .map(|(id, bundle)| Examined { id, resources: &bundle.resources })
             .collect();
-        for (id, words) in validator.refusals(concerns, &base, &units) {
-            self.take_back(id, words);
+        if !units.is_empty() {
+            let served =
+                || self.snapshot.all(ResourceType::Cluster).filter(|one| one.owner.is_none()).cloned();
+            let base = match edge {
+                Some(edge) if refused.is_none() => edge.to_vec(),
+                _ => served().collect(),
+            };
+            for (id, words) in validator.refusals(concerns, &base, &units) {
+                self.take_back(id, words);
+            }
         }
         let is_good = refused.is_none();
         if let Some(words) = refused {

@@ -59,6 +59,7 @@ pub enum TlsError {
 /// HTTP/2 for gRPC; HTTP/1.1 for those that poll.
 const ALPN_SERVER: [&[u8]; 2] = [b"h2", b"http/1.1"];
 const ALPN_CLIENT: [&[u8]; 1] = [b"h2"];
+
 impl TlsFiles {
     /// A server that demands a certificate of each client.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {

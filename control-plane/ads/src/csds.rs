@@ -135,10 +135,10 @@ fn one(kind: ResourceType, told: &TypeStream<Table>, name: &Name, with_contents:
     };
     let contents = desired.filter(|_| with_contents && is_synced);
     GenericXdsConfig {
-        type_url: kind.url(),
+        type_url: kind.url().into(),
         name: name.to_string(),
         version_info: held.map(ToString::to_string).unwrap_or_default(),
-        xds_config: contents.map(|item| Any { type_url: kind.url(), value: item.body.to_vec() }),
+        xds_config: contents.map(|item| Any { type_url: kind.url().into(), value: item.body.to_vec() }),
         config_status: config.into(),
         client_status: client.into(),
         error_state: refused.map(|refused| UpdateFailureState {

@@ -118,7 +118,7 @@ impl Frame {
 
 impl DeltaFrame {
     fn encode(&self, out: &mut impl BufMut) {
-        let url = self.kind.type_url();
+        let url = self.kind.url();
         text(field::DELTA_SYSTEM_VERSION, &self.system_version.to_string(), out);
         for sent in &self.resources {
             let wrapped = Wrapped::of(sent, url);
@@ -136,7 +136,7 @@ impl DeltaFrame {
 
 impl SotwFrame {
     fn encode(&self, out: &mut impl BufMut) {
-        let url = self.kind.type_url();
+        let url = self.kind.url();
         text(field::SOTW_VERSION, &self.version, out);
         self.resources.for_each(|resource| {
             if resource.ttl.is_some() {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn any() -> Any {
-        Any { type_url: ResourceType::Cluster.url(), value: vec![b'x'; 300] }
+        Any { type_url: ResourceType::Cluster.url().into(), value: vec![b'x'; 300] }
     }
 
     #[test]

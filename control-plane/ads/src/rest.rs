@@ -202,8 +202,8 @@ async fn answer(
     let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
     let kind = kind_of(path)?;
     let request: RestRequest = serde_json::from_slice(body).map_err(|error| bad(format!("body: {error}")))?;
-    if !request.type_url.is_empty() && request.type_url != kind.type_url() {
-        return Err(bad(format!("type_url: must be {:?} here, got {:?}", kind.type_url(), request.type_url)));
+    if !request.type_url.is_empty() && request.type_url != kind.url() {
+        return Err(bad(format!("type_url: must be {:?} here, got {:?}", kind.url(), request.type_url)));
     }
     let node = request.node.map(WireNode::from);
     let hub = &discovery.hub;

@@ -257,14 +257,12 @@ impl Open {
         match self.method.variant {
             Variant::Delta => {
                 let mut request = DeltaRequest::decode(request).map_err(malformed)?;
-                let implied = type_url(self.method, request.type_url)?;
-                request.type_url = implied.as_deref().unwrap_or(request.type_url);
+                request.type_url = type_url(self.method, request.type_url)?;
                 self.session.receive(&request);
             }
             Variant::Sotw => {
                 let mut request = SotwRequest::decode(request).map_err(malformed)?;
-                let implied = type_url(self.method, request.type_url)?;
-                request.type_url = implied.as_deref().unwrap_or(request.type_url);
+                request.type_url = type_url(self.method, request.type_url)?;
                 self.session.receive_sotw(&request);
             }
         }
@@ -279,13 +277,13 @@ pub(crate) fn peer_of(extensions: &http::Extensions) -> Peer {
 
 /// The type that a method implies where the request names none. The aggregated service implies nothing, and a
 /// service for one type serves no other.
-fn type_url(method: Method, given: &str) -> Result<Option<String>, Status> {
+fn type_url(method: Method, given: &str) -> Result<&str, Status> {
     match method.implied.map(ResourceType::url) {
         None if given.is_empty() => {
             Err(Status::invalid_argument("type_url: each request to the aggregated service must carry it"))
         }
-        None => Ok(None),
-        Some(implied) if given.is_empty() || given == implied => Ok(Some(implied)),
+        None => Ok(given),
+        Some(implied) if given.is_empty() || given == implied => Ok(implied),
         Some(implied) => {
             Err(Status::invalid_argument(format!("type_url: this service is for {implied}, got {given:?}")))
         }

@@ -175,7 +175,7 @@ fn take_types(
         let Some(found) = resource.as_mapping_mut().and_then(|fields| fields.remove("@type")) else {
             continue;
         };
-        if found.as_str() != Some(&kind.url()) {
+        if found.as_str() != Some(kind.url()) {
             let found = found.as_str().unwrap_or("something else");
             return Err((None, format!("resources[{at}].@type: must be {}, got {found:?}", kind.url())));
         }

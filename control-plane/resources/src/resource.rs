@@ -95,7 +95,7 @@ impl Resource {
         let make = || {
             let Value::Object(fields) = serde_json::to_value(self.message().ok()?).ok()? else { return None };
             let mut typed = serde_json::Map::with_capacity(fields.len() + 1);
-            typed.insert("@type".into(), Value::String(self.key.kind.url()));
+            typed.insert("@type".into(), Value::String(self.key.kind.url().to_owned()));
             typed.extend(fields);
             Some(serde_json::to_vec(&typed).ok()?.into())
         };

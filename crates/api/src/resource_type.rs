@@ -89,16 +89,11 @@ impl ResourceType {
 
     /// The full name of the message.
     pub fn message(self) -> &'static str {
-        self.type_url().strip_prefix(URL_PREFIX).unwrap_or_default()
+        self.url().strip_prefix(URL_PREFIX).unwrap_or_default()
     }
 
     /// The `type_url` of discovery requests and of `Any`.
-    pub fn url(self) -> String {
-        self.type_url().to_owned()
-    }
-
-    /// The same, for those who write it thousands of times.
-    pub fn type_url(self) -> &'static str {
+    pub fn url(self) -> &'static str {
         match self {
             Self::AuthnKeySet => "type.googleapis.com/gatehouse.authn.v1.KeySet",
             Self::AuthnPolicy => "type.googleapis.com/gatehouse.authn.v1.Policy",
@@ -118,7 +113,7 @@ impl ResourceType {
 
     /// `None` for a type that we do not serve.
     pub fn from_url(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+        Self::ALL.into_iter().find(|kind| kind.url() == url)
     }
 
     /// Whose streams carry this type.
@@ -202,7 +197,7 @@ mod tests {
             let message = descriptor_pool().get_message_by_name(kind.message());
             let message = message.unwrap_or_else(|| panic!("{kind} has no descriptor"));
             assert!(message.get_field_by_name(kind.name_field()).is_some(), "{kind}");
-            assert_eq!(ResourceType::from_url(&kind.url()), Some(kind));
+            assert_eq!(ResourceType::from_url(kind.url()), Some(kind));
             assert_eq!(ResourceType::from_label(kind.label()), Some(kind));
         }
     }

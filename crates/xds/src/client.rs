@@ -162,7 +162,7 @@ impl<H: Handler> Client<H> {
     fn first_request(&self, kind: ResourceType, with_node: bool) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
             node: with_node.then(|| self.node.clone()),
-            type_url: kind.url(),
+            type_url: kind.url().into(),
             resource_names_subscribe: vec!["*".into()],
             initial_resource_versions: self.versions.get(&kind).cloned().unwrap_or_default(),
             ..Default::default()
@@ -288,11 +288,11 @@ mod tests {
         let resource = |(name, body): &(&str, &str)| Resource {
             name: (*name).into(),
             version: "v".into(),
-            resource: Some(Any { type_url: KIND.url(), value: body.as_bytes().to_vec() }),
+            resource: Some(Any { type_url: KIND.url().into(), value: body.as_bytes().to_vec() }),
             ..Default::default()
         };
         DeltaDiscoveryResponse {
-            type_url: KIND.url(),
+            type_url: KIND.url().into(),
             nonce: "n".into(),
             resources: resources.iter().map(resource).collect(),
             removed_resources: removed.iter().map(ToString::to_string).collect(),
@@ -330,7 +330,8 @@ mod tests {
     fn a_type_that_was_not_asked_for_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (mut client, _) = client(folder.path(), Arc::default());
-        let strange = DeltaDiscoveryResponse { type_url: ResourceType::Cluster.url(), ..Default::default() };
+        let strange =
+            DeltaDiscoveryResponse { type_url: ResourceType::Cluster.url().into(), ..Default::default() };
         assert!(client.answer(strange).error_detail.is_some());
     }
 }

@@ -128,7 +128,7 @@ fn node(id: &str) -> WireNode {
 fn clusters(id: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         node: Some(node(id)),
-        type_url: ResourceType::Cluster.url(),
+        type_url: ResourceType::Cluster.url().into(),
         ..Default::default()
     }
 }
@@ -145,7 +145,7 @@ async fn rule_01_the_node_of_the_first_request_is_the_streams() {
     // Without a node, and then with another one, which changes nothing.
     let ack = |node| DeltaDiscoveryRequest {
         node,
-        type_url: ResourceType::Cluster.url(),
+        type_url: ResourceType::Cluster.url().into(),
         response_nonce: first.nonce.clone(),
         ..Default::default()
     };
@@ -160,7 +160,8 @@ async fn rule_01_the_node_of_the_first_request_is_the_streams() {
 #[tokio::test]
 async fn rule_02_and_03_who_does_not_say_who_it_is_or_what_it_wants_is_refused() {
     let replica = Replica::with(&[("a", 1)]).await;
-    let no_node = DeltaDiscoveryRequest { type_url: ResourceType::Cluster.url(), ..Default::default() };
+    let no_node =
+        DeltaDiscoveryRequest { type_url: ResourceType::Cluster.url().into(), ..Default::default() };
     let no_type = DeltaDiscoveryRequest { node: Some(node("edge/i-1")), ..Default::default() };
     for (request, words) in [
         (no_node, "node: the first request must carry it"),
@@ -198,7 +199,7 @@ async fn rule_14_another_replica_has_the_same_versions_and_a_client_that_moves_t
                 AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
             let request = DiscoveryRequest {
                 node: Some(node("edge/i-1")),
-                type_url: ResourceType::Cluster.url(),
+                type_url: ResourceType::Cluster.url().into(),
                 ..Default::default()
             };
             let mut answers =
@@ -217,7 +218,7 @@ async fn rule_46_and_56_a_changed_resource_is_sent_whole_and_says_who_sent_it() 
     let first = stream.hear().await;
     assert_eq!(first.control_plane.unwrap().identifier, "replica-7");
     let ack = DeltaDiscoveryRequest {
-        type_url: ResourceType::Cluster.url(),
+        type_url: ResourceType::Cluster.url().into(),
         response_nonce: first.nonce,
         ..Default::default()
     };
@@ -247,7 +248,7 @@ async fn rule_55_no_words_of_a_client_are_relied_on() {
             let status =
                 envoy_types::pb::google::rpc::Status { message: words.to_owned(), ..Default::default() };
             let answer = DeltaDiscoveryRequest {
-                type_url: ResourceType::Cluster.url(),
+                type_url: ResourceType::Cluster.url().into(),
                 response_nonce: response.nonce,
                 error_detail: bad.then_some(status),
                 ..Default::default()
@@ -365,7 +366,7 @@ async fn a_stream_too_many_is_refused_by_name_and_hurts_nobody() {
     assert_eq!(code, Code::ResourceExhausted);
     assert!(words.contains("at most 1 streams"), "{words}");
     let ack = DeltaDiscoveryRequest {
-        type_url: ResourceType::Cluster.url(),
+        type_url: ResourceType::Cluster.url().into(),
         response_nonce: response.nonce,
         ..Default::default()
     };
@@ -379,7 +380,7 @@ async fn a_million_names_are_bounded_and_others_are_served_meanwhile() {
     let replica = Replica::with(&[("a", 1)]).await;
     let mut greedy = DeltaDiscoveryRequest {
         node: Some(node("edge/i-1")),
-        type_url: ResourceType::Secret.url(),
+        type_url: ResourceType::Secret.url().into(),
         resource_names_subscribe: (0..1_000_000).map(|at| format!("n{at}")).collect(),
         ..Default::default()
     };

@@ -84,12 +84,12 @@ impl Stream {
         let names = names.to_vec();
         match self.variant {
             Variant::Delta => self.session.receive(&DeltaRequest {
-                type_url: &url,
+                type_url: url,
                 subscribe: names,
                 ..DeltaRequest::default()
             }),
             Variant::Sotw => {
-                self.session.receive_sotw(&SotwRequest { type_url: &url, names, ..SotwRequest::default() });
+                self.session.receive_sotw(&SotwRequest { type_url: url, names, ..SotwRequest::default() });
             }
         }
     }
@@ -142,12 +142,12 @@ impl Stream {
             let nonce = nonce.to_string();
             match self.variant {
                 Variant::Delta => self.session.receive(&DeltaRequest {
-                    type_url: &url,
+                    type_url: url,
                     nonce: &nonce,
                     ..DeltaRequest::default()
                 }),
                 Variant::Sotw => self.session.receive_sotw(&SotwRequest {
-                    type_url: &url,
+                    type_url: url,
                     nonce: &nonce,
                     names: names.to_vec(),
                     ..SotwRequest::default()
@@ -261,13 +261,13 @@ fn rule_44_endpoints_that_a_reconnecting_client_has_are_sent_again_for_a_changed
     let mut envoy = world.stream(Role::Envoy, Variant::Delta);
     let (clusters, endpoints) = (ResourceType::Cluster.url(), ResourceType::Endpoints.url());
     envoy.session.receive(&DeltaRequest {
-        type_url: &clusters,
+        type_url: clusters,
         brought: vec![("a/1", "an older one"), ("gatehouse", "1")],
         ..DeltaRequest::default()
     });
     assert_eq!(envoy.hear(), ["clusters: +a/1"]);
     envoy.session.receive(&DeltaRequest {
-        type_url: &endpoints,
+        type_url: endpoints,
         subscribe: vec!["a/1"],
         brought: vec![("a/1", "1")],
         ..DeltaRequest::default()
@@ -444,7 +444,7 @@ impl Stream {
     fn ask_again(&mut self, kind: ResourceType, names: &[&str]) {
         let url = kind.url();
         self.session.receive_sotw(&SotwRequest {
-            type_url: &url,
+            type_url: url,
             names: names.to_vec(),
             nonce: "1",
             ..SotwRequest::default()

@@ -190,16 +190,18 @@ async fn old_line() -> anyhow::Result<Cost> {
     cost
 }
 
-/// It renders in another process, and answers from files: there are no sources any more, so the template has its list.
+/// It renders in another process, and answers from files. Its worker listens when a first context has been loaded.
 async fn new_line() -> anyhow::Result<Cost> {
     let folder = tempfile::tempdir()?;
-    let own = format!(
-        "def call(**kwargs):\n    import json\n    instances = json.loads({:?})",
-        json!(instances()).to_string()
-    );
-    let template = PYTHON_TEMPLATE.replace("def call(instances, **kwargs):", &own);
-    let config = json!({ "cache": {"local_fs_path": folder.path().join("cache"), "read_timeout": 60.0} });
-    let new = Predecessor::prepare(NEW, folder.path(), &template, config).await?;
+    let context = folder.path().join("instances.json");
+    fs::write(&context, json!(instances()).to_string())?;
+    let config = json!({
+        "cache": {"local_fs_path": folder.path().join("cache"), "read_timeout": 60.0},
+        "template_context": {"context": {"instances": {
+            "protocol": "file", "serialization": "json", "path": context,
+        }}},
+    });
+    let new = Predecessor::prepare(NEW, folder.path(), PYTHON_TEMPLATE, config).await?;
     let worker = new.start("worker()")?;
     let mut web = new.start("web(supervisor_enabled=False)")?;
     let cost = new.measured(&mut web, &[worker.id().context("it runs")?]).await;
@@ -224,7 +226,7 @@ impl Predecessor {
     ) -> anyhow::Result<Self> {
         let packages = tool(version).await;
         fs::write(folder.join("clusters.py"), template)?;
-        config["templates"] = json!({"default": [{"type": "clusters", "spec": {
+        config["templates"] = json!({"default": [{"type": "clusters", "depends_on": ["instances"], "spec": {
             "protocol": "python", "path": folder.join("clusters.py"),
         }}]});
         config["logging"] =

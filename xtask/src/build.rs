@@ -4,30 +4,27 @@ use std::{path::PathBuf, process::Command};
 
 use crate::shell::{cargo, output, root, run, say};
 
-/// Which profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
-    Dev,
-    Release,
-}
-
 const WASM_TARGET: &str = "wasm32-wasip1";
 
-/// All binaries and modules. Where the binaries are.
-pub(crate) fn everything(profile: Profile) -> anyhow::Result<PathBuf> {
+/// What an edge runs on one machine.
+const PROGRAMS: [&str; 5] =
+    ["gatehouse", "gatehouse-control-plane", "gatehouse-authn", "gatehouse-authz", "gatehouse-ratelimit"];
+
+/// All binaries and modules, as tests run them.
+pub(crate) fn for_tests() -> anyhow::Result<()> {
     wasm()?;
     say("building");
-    let mut build = cargo();
-    build.args(["build", "--bins"]);
-    if profile == Profile::Release {
-        build.arg("--release");
-    }
-    run(&mut build)?;
-    let folder = match profile {
-        Profile::Dev => "debug",
-        Profile::Release => "release",
-    };
-    Ok(target_dir().join(folder))
+    run(cargo().args(["build", "--bins"]))
+}
+
+/// The programs, optimised, and `more` binaries. Where they are.
+pub(crate) fn release(more: &[String]) -> anyhow::Result<PathBuf> {
+    wasm()?;
+    say("building");
+    let binaries = PROGRAMS.into_iter().chain(more.iter().map(String::as_str));
+    // Chosen by binary and not by package: so the features of what they depend on are the same each time.
+    run(cargo().args(["build", "--release"]).args(binaries.flat_map(|name| ["--bin", name])))?;
+    Ok(target_dir().join("release"))
 }
 
 /// The Wasm modules, which are always optimised.

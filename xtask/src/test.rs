@@ -8,8 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use crate::{
-    build::{self, Profile},
-    lint,
+    build, lint,
     shell::{cargo, say},
 };
 
@@ -18,7 +17,7 @@ pub(crate) fn run(name: Option<&str>) -> anyhow::Result<()> {
     if name.is_none() {
         lint::style()?;
     }
-    build::everything(Profile::Dev)?;
+    build::for_tests()?;
     say("tests");
     let mut test = cargo();
     // A failure in one crate must not hide those of the others.

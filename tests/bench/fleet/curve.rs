@@ -80,6 +80,8 @@ const HEIGHT: f64 = 400.0;
 const MARGIN: f64 = 60.0;
 /// Room for the names of the lines.
 const NAMES: f64 = 120.0;
+/// The height of a line of text.
+const LETTER: f64 = 16.0;
 const COLORS: [&str; 4] = ["#4477aa", "#228833", "#cc3311", "#777777"];
 
 /// Milliseconds over proxies, a line each.
@@ -94,21 +96,31 @@ fn svg(lines: &[(String, Vec<Point>)]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    let mut text = |x: f64, y: f64, anchor: &str, words: &str| {
-        let _infallible =
-            writeln!(svg, "<text x=\"{x:.0}\" y=\"{y:.0}\" text-anchor=\"{anchor}\">{words}</text>");
+    let mut text = |x: f64, y: f64, anchor: &str, color: &str, words: &str| {
+        let _infallible = writeln!(
+            svg,
+            "<text x=\"{x:.0}\" y=\"{y:.0}\" text-anchor=\"{anchor}\" fill=\"{color}\">{words}</text>"
+        );
     };
-    text(MARGIN, 30.0, "start", "A change, to the last proxy: milliseconds (p50) over proxies");
+    text(MARGIN, 30.0, "start", "black", "A change, to the last proxy: milliseconds (p50) over proxies");
     for proxies in PROXIES {
-        text(x(proxies), HEIGHT - MARGIN + 20.0, "middle", &proxies.to_string());
+        text(x(proxies), HEIGHT - MARGIN + 20.0, "middle", "black", &proxies.to_string());
     }
     for step in 0..=4 {
         let millis = longest * f64::from(step) / 4.0;
-        text(MARGIN - 8.0, y(millis) + 4.0, "end", &format!("{millis:.0}"));
+        text(MARGIN - 8.0, y(millis) + 4.0, "end", "black", &format!("{millis:.0}"));
     }
-    for (name, line) in lines {
+    let mut names: Vec<_> = lines.iter().zip(COLORS).collect();
+    names.sort_by(|((_, a), _), ((_, b), _)| {
+        let end = |line: &Vec<Point>| line.last().map_or(0.0, |last| last.p50);
+        end(b).total_cmp(&end(a))
+    });
+    // Lines that end together still have names that can be read.
+    let mut above = 0.0_f64;
+    for ((name, line), color) in names {
         if let Some(last) = line.last() {
-            text(x(last.proxies) + 8.0, y(last.p50) + 4.0, "start", name);
+            above = above.max(y(last.p50) - LETTER) + LETTER;
+            text(x(last.proxies) + 8.0, above + 4.0, "start", color, name);
         }
     }
     for ((_, line), color) in lines.iter().zip(COLORS) {

@@ -16,8 +16,10 @@ Usage: cargo xtask <command>
   up [OPTIONS]           build in release, fetch Envoy, and run everything on this machine
   test [NAME]            everything that CI runs; with a name, the tests whose name contains it
   bench onboard [--json] from the broker request to the first 200 through Envoy
-  bench fleet [--json] [--proxies N] [--services N] [--changes N]
+  bench fleet [--json] [--proxies N] [--services N] [--changes N] [--curve FILE.svg]
                          a change's way to a simulated fleet; cold start, reconnect, memory
+  bench render [--json]  templates to resources, beside Jinja2 and PyYAML
+  bench rest [--json]    polls of 10,000 clusters, beside the Python predecessor
   lint                   rustfmt, clippy, the tidy tests, cargo-deny
   descriptors            make crates/api/envoy.binpb anew from the pinned protos
 ";
@@ -29,7 +31,7 @@ fn main() -> ExitCode {
         ["up", options @ ..] => up::run(options),
         ["test"] => test::run(None),
         ["test", name] => test::run(Some(name)),
-        ["bench", name @ ("onboard" | "fleet"), options @ ..] => bench::run_release(name, options),
+        ["bench", name @ ("onboard" | "fleet" | "render" | "rest"), options @ ..] => bench::run_release(name, options),
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),
         _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),

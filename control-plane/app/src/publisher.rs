@@ -81,7 +81,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("gatehouse_publish");
         registry.register(
             "rendered_services",
-            "Services that the last change rendered",
+            "Services and items that the last change rendered, and the edge, for each kind of nodes",
             self.rendered.clone(),
         );
         registry.register("held", "Changes that wait for an operator", self.held.clone());
@@ -160,8 +160,11 @@ impl Publisher {
             let selections = wanted.borrow_and_update().clone();
             let begun = Instant::now();
             // Renders and reads files: seconds, when all of a fleet's services are rendered anew.
-            tokio::task::block_in_place(|| self.publish(context, &selections));
-            tokio::time::sleep_until(begun + MIN_GAP).await;
+            let rendered = tokio::task::block_in_place(|| self.publish(context, &selections));
+            // An operation's progress is written often, and renders nothing: what comes of it is not to wait for that.
+            if rendered > 0 {
+                tokio::time::sleep_until(begun + MIN_GAP).await;
+            }
             let ended = tokio::select! {
                 changed = contexts.changed() => changed.is_err(),
                 changed = wanted.changed() => changed.is_err(),
@@ -176,15 +179,15 @@ impl Publisher {
         }
     }
 
-    /// Renders what changed, and publishes what came of it.
-    fn publish(&mut self, context: Arc<Context>, selections: &BTreeSet<Selection>) {
+    /// Renders what changed, and publishes what came of it. How many renders that took.
+    fn publish(&mut self, context: Arc<Context>, selections: &BTreeSet<Selection>) -> usize {
         let begun = Instant::now();
         // Nodes of a kind that was not here before get what all others have.
         let is_paused = context.controls.pause.is_some();
         if is_paused && self.templates.is_none() {
             let why = "nothing is served: pushes were paused before this process started".to_owned();
             self.faults.set(Faults { held: vec![Held { id: None, why }], ..Faults::default() });
-            return;
+            return 0;
         }
         let before = self.context.clone();
         if !is_paused {
@@ -206,6 +209,7 @@ impl Publisher {
             self.metrics.seconds.set(begun.elapsed().as_secs_f64());
         }
         self.tell();
+        rendered
     }
 
     /// Brings every kind of nodes up to date: all of it when the templates are new, else what the context has
@@ -243,10 +247,11 @@ impl Publisher {
                 changed.extend(variant.units().cloned());
                 changed.extend(input.context.services.keys().chain(input.items.keys()).cloned());
             }
-            if is_all || templates.reads(&ForEach::Edge, sources) {
+            let is_edge = is_all || templates.reads(&ForEach::Edge, sources);
+            if is_edge {
                 variant.render_edge(&input);
             }
-            rendered += changed.len();
+            rendered += changed.len() + usize::from(is_edge);
             for id in &changed {
                 variant.render_one(id, &input, self.variants.values());
             }

@@ -4,7 +4,7 @@ use console::style;
 use serde_json::{Value, json};
 
 use crate::{
-    operators::{Operators, Target},
+    operators::{Operators, Target, escaped},
     status::{items, text, waiting},
 };
 
@@ -84,13 +84,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             (answer, shown)
         }
         Some(Command::Show { kind, name, version, since }) => {
-            let chosen = [("version", version), ("from", since)];
-            let query: Vec<_> = chosen
-                .into_iter()
-                .filter_map(|(field, value)| Some(format!("{field}={}", escaped(value.as_ref()?))))
-                .collect();
-            let path = format!("/api/resources/{}/{}?{}", escaped(kind), escaped(name), query.join("&"));
-            let answer = operators.get(&path).await?;
+            let path = format!("/api/resources/{}/{}", escaped(kind), escaped(name));
+            let answer = operators.query(&path, &[("version", version), ("from", since)]).await?;
             let shown = one(&answer);
             (answer, shown)
         }
@@ -160,14 +155,6 @@ fn process(role: &str, view: &Value) -> Vec<String> {
         lines.push(format!("      {} {resource}: {}", style("refused").red(), text(message)));
     }
     lines
-}
-
-/// For a path or a query: slashes belong to names.
-fn escaped(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 fn differences(answer: &Value) -> String {

@@ -1,7 +1,9 @@
 //! `gatehouse`: runs the edge on one machine, and is a client of its broker.
 
 mod apply;
+mod audit;
 mod broker;
+mod credentials;
 mod delete;
 mod fleet;
 mod import;
@@ -37,6 +39,10 @@ enum Command {
     Import(import::Args),
     /// Take a service away, and wait until it is gone
     Delete(delete::Args),
+    /// Show who changed what
+    Audit(audit::Args),
+    /// Make a secret for a platform
+    Credentials(credentials::Args),
     /// Mint a token from the local development issuer
     Token(token::Args),
 }
@@ -50,6 +56,8 @@ async fn main() -> ExitCode {
         Command::Fleet(args) => fleet::run(args).await,
         Command::Import(args) => import::run(&args),
         Command::Delete(args) => delete::run(args).await,
+        Command::Audit(args) => audit::run(args).await,
+        Command::Credentials(args) => credentials::run(&args),
         Command::Token(args) => token::run(&args),
     };
     match result {

@@ -54,7 +54,27 @@ impl Operators {
         Ok(serde_json::from_str(&self.send(Method::GET, path, None).await?)?)
     }
 
+    /// With those of these parameters that have a value.
+    pub(crate) async fn query(
+        &self,
+        path: &str,
+        parameters: &[(&str, &Option<String>)],
+    ) -> anyhow::Result<Value> {
+        let given = parameters
+            .iter()
+            .filter_map(|(field, value)| Some(format!("{field}={}", escaped(value.as_ref()?))));
+        self.get(&format!("{path}?{}", given.collect::<Vec<_>>().join("&"))).await
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.send(Method::POST, path, Some(body)).await?)?)
     }
+}
+
+/// For a path or a query: slashes belong to names.
+pub(crate) fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use lab::{Ports, Process};
 use model::instance::{Instance, OperationState, Published, Request};
 use serde_json::json;
-use store::{Put, SqliteStore, Store as _};
+use store::{Put, SqliteStore, Store as _, Write};
 use tests::figures::{cpu_ms, median, percentile, print, rounded};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -211,9 +211,9 @@ async fn seed(store: &SqliteStore, services: usize) -> anyhow::Result<Vec<Instan
 }
 
 async fn put(store: &SqliteStore, instance: &Instance) -> anyhow::Result<Instance> {
-    match store.put(instance, None).await? {
+    match store.put(Write::of(instance)).await? {
         Put::Stored(stored) => Ok(*stored),
-        Put::Conflict => anyhow::bail!("somebody else writes to the store"),
+        Put::Conflict | Put::OverQuota => anyhow::bail!("somebody else writes to the store"),
     }
 }
 

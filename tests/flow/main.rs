@@ -9,4 +9,5 @@ mod decisions;
 mod onboarding;
 mod outage;
 mod render;
+mod tenants;
 mod up;

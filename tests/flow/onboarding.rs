@@ -77,14 +77,41 @@ async fn a_host_that_another_service_owns_cannot_be_taken() {
     let owner = lab.service("owner");
     lab.live(&owner).await;
     let thief = lab.service("thief").with("/hosts", json!(["thief.example.test", owner.host()]));
-    assert_eq!(lab.provision(&thief).await.status, 202);
-    let (state, description) = lab.ended(&thief).await;
-    assert_eq!(state, "failed");
-    assert_eq!(description, "hosts[1]: owner.example.test belongs to another service instance");
+    let refused = lab.provision(&thief).await;
+    assert_eq!(refused.status, 422);
+    assert_eq!(
+        refused.json()["description"],
+        "parameters: hosts[1]: owner.example.test belongs to another service instance"
+    );
     assert_eq!(lab.get("thief.example.test", "/", None).await.status, 404, "nothing of it is live");
 
     let heir = lab.service("heir").with("/hosts", json!(["thief.example.test"]));
     lab.live(&heir).await;
+}
+
+/// The broker says yes to both, since neither has the host yet; the claims decide.
+#[tokio::test]
+async fn of_two_that_race_for_a_host_one_gets_it() {
+    let lab = Lab::start().await;
+    let mut raced = false;
+    for round in 0..40 {
+        let host = json!([format!("race-{round}.example.test")]);
+        let contender = |name: &str| lab.service(&format!("{name}-{round}")).with("/hosts", host.clone());
+        let (one, two) = (contender("one"), contender("two"));
+        let (first, second) = tokio::join!(lab.provision(&one), lab.provision(&two));
+        if [first.status, second.status] != [202, 202] {
+            assert!([first.status, second.status].contains(&422), "{first:?} {second:?}");
+            continue;
+        }
+        raced = true;
+        let mut ends = [lab.ended(&one).await, lab.ended(&two).await];
+        ends.sort();
+        let told = format!("hosts[0]: race-{round}.example.test belongs to another service instance");
+        assert_eq!(ends[0], ("failed".into(), told));
+        assert_eq!(ends[1].0, "succeeded");
+        break;
+    }
+    assert!(raced, "the broker was never asked by both before one had the host");
 }
 
 #[tokio::test]
@@ -126,22 +153,23 @@ async fn routes_go_where_their_path_says_the_most_specific_first() {
 
 #[tokio::test]
 async fn a_refused_change_leaves_everything_as_it_was_and_can_be_tried_again() {
-    let lab = Lab::start().await;
-    let (one, two) = (lab.service("one"), lab.service("two"));
+    let defaults = include_str!("../../control-plane/templates/defaults/virtual_hosts.yaml");
+    let template = defaults.replace(
+        "  routes:\n",
+        "{% if service.hosts | length > 1 %}  no_such_field: 1\n{% endif %}  routes:\n",
+    );
+    assert_ne!(template, defaults);
+    let (lab, _folder) = Lab::with_templates(&[("virtual_hosts.yaml", &template)]).await;
+    let one = lab.service("one");
     lab.live(&one).await;
-    lab.live(&two).await;
-    // Wants a host that is not to be had.
-    let greedy = one.clone().with("/hosts", json!(["new.example.test", two.host()]));
+    // Becomes something that the gate refuses.
+    let greedy = one.clone().with("/hosts", json!([one.host(), "new.example.test"]));
     assert_eq!(lab.update(&greedy).await.status, 202);
     assert_eq!(lab.ended(&one).await.0, "failed");
     assert_eq!(lab.get(one.host(), "/healthz", None).await.status, 200);
     assert_eq!(lab.get_https(one.host(), "/healthz").await.expect("its certificate stays").status, 200);
     assert_eq!(lab.provision(&one).await.status, 200, "what is live is what it is said to be");
-    assert_eq!(
-        lab.provision(&greedy.clone().with("/service", json!("one"))).await.status,
-        409,
-        "a change is a change"
-    );
+    assert_eq!(lab.provision(&greedy).await.status, 409, "a change is a change");
     // The host that was claimed on the way is free again.
     lab.live(&lab.service("three").with("/hosts", json!(["new.example.test"]))).await;
 }

@@ -31,7 +31,9 @@ fn main() -> ExitCode {
         ["up", options @ ..] => up::run(options),
         ["test"] => test::run(None),
         ["test", name] => test::run(Some(name)),
-        ["bench", name @ ("onboard" | "fleet" | "render" | "rest"), options @ ..] => bench::run_release(name, options),
+        ["bench", name @ ("onboard" | "fleet" | "render" | "rest"), options @ ..] => {
+            bench::run_release(name, options)
+        }
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),
         _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use broker::Credentials;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use context::Source;
-use model::{UpstreamRule, fleet::EDGE_GROUP};
+use model::{UpstreamRule, fleet::EDGE_GROUP, platforms::Platforms};
 use prometheus_client::registry::Registry;
 use runtime::{files, tls::TlsFiles};
 use validator::Validator;
@@ -62,9 +62,9 @@ pub(crate) struct Args {
     /// An issuer and the file with its JWK Set: https://id.example.test/=/path/jwks.json
     #[arg(long = "issuer", global = true)]
     pub(crate) issuers: Vec<String>,
-    /// A file with a line `user:password` for each platform
-    #[arg(long, global = true, env = "GATEHOUSE_CREDENTIALS")]
-    pub(crate) credentials: Option<PathBuf>,
+    /// YAML: the platforms that may order, their secrets' hashes, hosts and quotas; watched
+    #[arg(long, global = true, env = "GATEHOUSE_PLATFORMS")]
+    pub(crate) platforms: Option<PathBuf>,
     /// A file with a line `name:token` for each operator
     #[arg(long, global = true, env = "GATEHOUSE_OPERATORS")]
     pub(crate) operators: Option<PathBuf>,
@@ -152,7 +152,8 @@ pub(crate) struct Config {
     pub(crate) sources: Vec<Source>,
     /// Programs.
     pub(crate) validate_with: Vec<PathBuf>,
-    pub(crate) platforms: Vec<Credentials>,
+    pub(crate) platforms: Platforms,
+    pub(crate) platforms_file: Option<PathBuf>,
     pub(crate) operators: Vec<Credentials>,
     pub(crate) upstreams: UpstreamRule,
     pub(crate) job_lease: Duration,
@@ -207,6 +208,7 @@ impl Config {
             sources: sources(args)?,
             validate_with: args.validate_with.clone(),
             platforms: platforms(args)?,
+            platforms_file: args.platforms.clone(),
             operators: operators(args)?,
             upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
             job_lease: Duration::from_secs(args.job_lease_secs),
@@ -257,13 +259,11 @@ pub(crate) fn validator(
     Ok(Some(made.context("--validate-with")?))
 }
 
-fn platforms(args: &Args) -> anyhow::Result<Vec<Credentials>> {
-    match &args.credentials {
-        Some(path) => credentials("--credentials", "user:password", path),
-        None if args.dev => Ok(vec![dev::credentials()]),
-        None => {
-            bail!("--credentials: a file with a line user:password for each platform is needed (or --dev)")
-        }
+fn platforms(args: &Args) -> anyhow::Result<Platforms> {
+    match &args.platforms {
+        Some(path) => crate::platforms::read(path).context("--platforms"),
+        None if args.dev => Ok(dev::platforms()),
+        None => bail!("--platforms: a file with the platforms that may order is needed (or --dev)"),
     }
 }
 
@@ -276,25 +276,27 @@ pub(crate) fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
 /// Without any, nobody can sign in: the edge runs all the same.
 fn operators(args: &Args) -> anyhow::Result<Vec<Credentials>> {
     match &args.operators {
-        Some(path) => credentials("--operators", "name:token", path),
-        None if args.dev => Ok(vec![dev::credentials()]),
+        Some(path) => tokens(path),
+        None if args.dev => Ok(vec![dev::operator()]),
         None => Ok(Vec::new()),
     }
 }
 
-/// Lines of names and secrets.
-fn credentials(flag: &str, form: &str, path: &Path) -> anyhow::Result<Vec<Credentials>> {
-    let text = fs::read_to_string(path).with_context(|| format!("{flag}: reading {}", path.display()))?;
+/// Lines of names and tokens.
+fn tokens(path: &Path) -> anyhow::Result<Vec<Credentials>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("--operators: reading {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let known: Vec<_> = lines
         .enumerate()
         .map(|(at, line)| {
-            let parts = line.split_once(':').filter(|(name, secret)| !name.is_empty() && !secret.is_empty());
+            let parts = line.split_once(':').filter(|(name, token)| !name.is_empty() && !token.is_empty());
             // Never the line itself: it may be the secret.
-            let (name, secret) = parts.with_context(|| format!("{flag}: entry {} is not {form}", at + 1))?;
-            Ok(Credentials { user: name.to_owned(), password: secret.to_owned() })
+            let (name, token) =
+                parts.with_context(|| format!("--operators: entry {} is not name:token", at + 1))?;
+            Ok(Credentials { user: name.to_owned(), password: token.to_owned() })
         })
         .collect::<anyhow::Result<_>>()?;
-    ensure!(!known.is_empty(), "{flag}: {} holds no {form}", path.display());
+    ensure!(!known.is_empty(), "--operators: {} holds no name:token", path.display());
     Ok(known)
 }

@@ -9,6 +9,7 @@ use jsonwebtoken::{
     Algorithm, EncodingKey,
     jwk::{Jwk, JwkSet},
 };
+use model::{SecretHash, platforms::Platforms};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use runtime::files;
 
@@ -46,7 +47,15 @@ fn public(id: &str, key: &EncodingKey, algorithm: Algorithm) -> anyhow::Result<J
     Ok(jwk)
 }
 
-/// Of the platform and of the operator.
-pub(crate) fn credentials() -> Credentials {
-    Credentials { user: "dev".into(), password: "dev".into() }
+/// Of the one platform, which may have every host.
+pub(crate) fn platforms() -> Platforms {
+    Platforms::unbounded([(NAME.to_owned(), SecretHash::of(NAME, [0; 32]))])
 }
+
+/// Of the operator.
+pub(crate) fn operator() -> Credentials {
+    Credentials { user: NAME.into(), password: NAME.into() }
+}
+
+/// And secret.
+const NAME: &str = "dev";

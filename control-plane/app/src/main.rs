@@ -10,6 +10,7 @@ mod items;
 mod listener;
 mod nest;
 mod operators;
+mod platforms;
 mod publisher;
 mod render;
 mod reporter;

@@ -7,6 +7,7 @@ mod context;
 mod controls;
 mod nodes;
 mod resources;
+mod services;
 mod status;
 
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,7 @@ use axum::{
     routing::{get, post},
 };
 use broker::Credentials;
-use model::context::Context;
+use model::{context::Context, platforms::Platforms};
 use serde_json::json;
 use store::{Store, StoreError};
 use tokio::sync::watch;
@@ -41,7 +42,7 @@ pub(crate) struct Operators {
     /// What templates see; also `None` there.
     pub(crate) contexts: Option<watch::Receiver<Arc<Context>>>,
     pub(crate) history: Arc<Mutex<History>>,
-    pub(crate) platforms: Arc<Vec<Credentials>>,
+    pub(crate) platforms: watch::Receiver<Arc<Platforms>>,
     /// Names and tokens of those who may decide.
     pub(crate) people: Arc<Vec<Credentials>>,
     pub(crate) group: String,
@@ -59,6 +60,8 @@ impl Operators {
             .route("/api/diff/{*id}", get(nodes::diff))
             .route("/api/resources", get(resources::list))
             .route("/api/resources/{kind}/{*name}", get(resources::one))
+            .route("/api/audit", get(services::audit))
+            .route("/v2/service_instances", get(services::list))
             .route("/api/sources", get(status::sources))
             .route("/api/context", get(self::context::context))
             .route("/api/select", post(self::context::select))

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use axum::Router;
 use broker::Broker;
 use context::Sources;
+use model::platforms::Platforms;
 use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
 use resources::History;
@@ -27,6 +28,7 @@ use crate::{
     config::{self, Config, Roles},
     folder, listener,
     operators::Operators,
+    platforms::Followed,
     publisher::{self, Publisher, SharedFaults},
     reporter,
     variant::Settings,
@@ -77,12 +79,15 @@ impl App {
         let replica = format!("{}/{}", hostname(), config.http);
         let hub = Arc::new(Hub::new(vec![config.edge.group()], &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
-        let platforms = Arc::new(config.platforms.clone());
+        let followed = Followed::new(config.platforms.clone(), config.platforms_file.as_deref());
+        let followed = followed.context("--platforms")?;
+        let platforms = followed.platforms.clone();
+        tasks.spawn(followed.follow());
         let mut router = Router::new();
 
         if worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
-            tasks.spawn(new_worker(&config, &store, &queue)?.run(shutdown.wait()));
+            tasks.spawn(new_worker(&config, &store, &queue, &platforms)?.run(shutdown.wait()));
         }
         if broker {
             let issuers = config.edge.issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
@@ -178,12 +183,18 @@ async fn drain<T>(requests: JoinHandle<T>, nodes: JoinHandle<()>) {
     }
 }
 
-fn new_worker(config: &Config, store: &Arc<SqliteStore>, queue: &Arc<SqliteQueue>) -> anyhow::Result<Worker> {
+fn new_worker(
+    config: &Config,
+    store: &Arc<SqliteStore>,
+    queue: &Arc<SqliteQueue>,
+    platforms: &watch::Receiver<Arc<Platforms>>,
+) -> anyhow::Result<Worker> {
     let edge = config.edge.http.address.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified());
     let edge = edge.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Ok(Worker {
         store: store.clone(),
         queue: queue.clone(),
+        platforms: platforms.clone(),
         certificates: Arc::new(LocalCa::open(&config.data_dir.join("dev-ca"))?),
         dns: Arc::new(LocalZone::new(&config.data_dir.join("zone"), edge)),
         lease: config.job_lease,

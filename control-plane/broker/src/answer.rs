@@ -47,6 +47,22 @@ impl Answer {
         }
     }
 
+    /// OSB "Maintenance Info": the platform has read another version of the catalog.
+    pub(crate) fn maintenance_info(ours: &str, theirs: &str) -> Self {
+        Self::Refused {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            error: Some("MaintenanceInfoConflict"),
+            description: format!(
+                "maintenance_info.version: must be {ours} as in the catalog, got {theirs:?}; read the catalog again"
+            ),
+        }
+    }
+
+    /// What is asked for is well said, and cannot be had.
+    pub(crate) fn unprocessable(description: impl Into<String>) -> Self {
+        Self::refused(StatusCode::UNPROCESSABLE_ENTITY, description)
+    }
+
     /// OSB "Blocking Operations".
     pub(crate) fn concurrency() -> Self {
         Self::Refused {

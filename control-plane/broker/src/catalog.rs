@@ -10,6 +10,10 @@ pub const SERVICE_ID: &str = "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01";
 /// Route, DNS and certificate.
 pub const STANDARD_PLAN_ID: &str = "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e11";
 
+/// Of all plans: raised when what an instance gets changes so that its platform has to ask for it (OSB "Maintenance
+/// Info").
+pub(crate) const MAINTENANCE_VERSION: &str = "1.0.0";
+
 /// A platform gives up on an operation after so long.
 const MAX_POLLING_SECS: u32 = 600;
 
@@ -37,6 +41,7 @@ fn document() -> Value {
                 "bindable": false,
                 "plan_updateable": false,
                 "maximum_polling_duration": MAX_POLLING_SECS,
+                "maintenance_info": { "version": MAINTENANCE_VERSION, "description": "The first" },
                 "schemas": { "service_instance": { "create": schema, "update": schema } }
             }]
         }]

@@ -9,16 +9,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use model::{audit::Caller, platforms::Platforms};
+use serde_json::Value;
 
 use crate::{Broker, answer::Answer};
 
 const API_VERSION: HeaderName = HeaderName::from_static("x-broker-api-version");
 const REQUEST_IDENTITY: HeaderName = HeaderName::from_static("x-broker-api-request-identity");
+const ORIGINATING_IDENTITY: HeaderName = HeaderName::from_static("x-broker-api-originating-identity");
 
-/// A platform's basic credentials.
+/// A name with its secret, such as an operator's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user name; also the platform's name in logs.
+    /// Also for logs.
     pub user: String,
     /// Never shown.
     pub password: String,
@@ -30,21 +33,28 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Who asks: the user name of the credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Platform(pub(crate) String);
+/// Who asks.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Asking {
+    /// The user name of the credentials.
+    pub(crate) platform: String,
+    /// For whom.
+    pub(crate) caller: Caller,
+}
 
-/// Whose credentials the request carries. All are compared, each in constant time.
-pub fn authorized<'a>(headers: &HeaderMap, known: &'a [Credentials]) -> Option<&'a Credentials> {
+/// Whose credentials the request carries: the name of a platform.
+pub fn authorized<'a>(headers: &HeaderMap, known: &'a Platforms) -> Option<&'a str> {
     let encoded = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = encoded.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let given = BASE64_STANDARD.decode(encoded.trim()).ok()?;
-    let mut matching =
-        known.iter().filter(|one| same(&given, format!("{}:{}", one.user, one.password).as_bytes()));
-    matching.next_back()
+    let given = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (user, secret) = given.split_once(':')?;
+    let (name, platform) = known.find(user)?;
+    // All are compared, each in constant time.
+    let matching = platform.secrets.iter().filter(|hash| hash.is_of(secret)).count();
+    (matching > 0).then_some(name)
 }
 
 /// Compares secrets: takes as long for the first wrong byte as for the last one.
@@ -57,8 +67,8 @@ pub(crate) async fn guard(State(broker): State<Broker>, mut request: Request, ne
     let identity = request.headers().get(&REQUEST_IDENTITY).cloned();
     let mut response = match admitted(&broker, request.headers()) {
         Err(response) => *response,
-        Ok(platform) => {
-            request.extensions_mut().insert(platform);
+        Ok(asking) => {
+            request.extensions_mut().insert(asking);
             next.run(request).await
         }
     };
@@ -68,9 +78,10 @@ pub(crate) async fn guard(State(broker): State<Broker>, mut request: Request, ne
     response
 }
 
-/// The platform that asks, or what it is told.
-fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Platform, Box<Response>> {
-    let Some(credentials) = authorized(headers, &broker.platforms) else {
+/// Who asks, or what it is told.
+fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Asking, Box<Response>> {
+    let platforms = broker.platforms.borrow();
+    let Some(platform) = authorized(headers, &platforms) else {
         let refusal = Answer::refused(StatusCode::UNAUTHORIZED, "basic credentials of a platform are needed");
         let mut response = refusal.into_response();
         let challenge = HeaderValue::from_static("Basic realm=\"gatehouse\", charset=\"UTF-8\"");
@@ -82,10 +93,27 @@ fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Platform, Box<Respon
     let speaks = version
         .and_then(|version| version.split_once('.'))
         .is_some_and(|(major, minor)| major == "2" && minor.parse::<u32>().is_ok());
-    if speaks {
-        return Ok(Platform(credentials.user.clone()));
+    if !speaks {
+        let got = version.unwrap_or("none");
+        let description = format!("X-Broker-API-Version: must be 2.x, such as 2.17, got {got:?}");
+        return Err(Box::new(Answer::refused(StatusCode::PRECONDITION_FAILED, description).into_response()));
     }
-    let got = version.unwrap_or("none");
-    let description = format!("X-Broker-API-Version: must be 2.x, such as 2.17, got {got:?}");
-    Err(Box::new(Answer::refused(StatusCode::PRECONDITION_FAILED, description).into_response()))
+    let identity = identity(headers).map_err(|refused| Box::new(refused.into_response()))?;
+    let request = headers.get(&REQUEST_IDENTITY).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    Ok(Asking { platform: platform.to_owned(), caller: Caller { identity, request } })
+}
+
+/// OSB "Originating Identity": the platform's kind, and in base64 a JSON object that says for whom it asks.
+fn identity(headers: &HeaderMap) -> Result<Option<Value>, Answer> {
+    let Some(header) = headers.get(&ORIGINATING_IDENTITY) else { return Ok(None) };
+    let read = || {
+        let (_kind, encoded) = header.to_str().ok()?.split_once(' ')?;
+        let value: Value = serde_json::from_slice(&BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+        value.is_object().then_some(value)
+    };
+    read().map(Some).ok_or_else(|| {
+        Answer::bad_request(
+            "X-Broker-API-Originating-Identity: must be a platform's kind and a JSON object in base64",
+        )
+    })
 }

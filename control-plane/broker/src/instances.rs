@@ -8,15 +8,19 @@ use axum::{
 };
 use model::{
     InstanceId, ServiceFile,
+    audit::{Entry, Event, State as Known},
     instance::{Instance, OperationKind, OperationState, Request},
     service_file::AuthMethod,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::Put;
+use store::{Put, Write};
 use uuid::Uuid;
 
-use crate::{Broker, SERVICE_ID, STANDARD_PLAN_ID, answer::Answer, guard::Platform};
+use crate::{
+    Broker, SERVICE_ID, STANDARD_PLAN_ID, answer::Answer, catalog::MAINTENANCE_VERSION, guard::Asking,
+    tenants::over_quota,
+};
 
 /// Query parameters of all calls; each uses some.
 #[derive(Debug, Default, Deserialize)]
@@ -45,6 +49,7 @@ struct ProvisionBody {
     plan_id: Option<String>,
     organization_guid: Option<String>,
     space_guid: Option<String>,
+    maintenance_info: Option<MaintenanceInfo>,
     parameters: Option<Value>,
 }
 
@@ -53,7 +58,14 @@ struct ProvisionBody {
 struct UpdateBody {
     service_id: Option<String>,
     plan_id: Option<String>,
+    maintenance_info: Option<MaintenanceInfo>,
     parameters: Option<Value>,
+}
+
+/// Which version of the catalog's plan the platform means.
+#[derive(Debug, Deserialize)]
+struct MaintenanceInfo {
+    version: String,
 }
 
 /// Tries of a conditional write that somebody else's write can undo.
@@ -63,24 +75,25 @@ type Reply = Result<Answer, Answer>;
 
 pub(crate) async fn provision(
     State(broker): State<Broker>,
-    Extension(platform): Extension<Platform>,
+    Extension(asking): Extension<Asking>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
     body: Bytes,
 ) -> Reply {
     let id = instance_id(&id)?;
-    let request = broker.checked(&platform, parse(&body)?)?;
+    let (request, service) = broker.checked(&asking, parse(&body)?)?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
         let operation = Uuid::new_v4().to_string();
-        let instance = match broker.store.get(&id).await? {
-            None => Instance::provision(id.clone(), request.clone(), operation),
+        let (before, instance) = match broker.store.get(&id).await? {
+            None => (None, Instance::provision(id.clone(), request.clone(), operation)),
             Some(known) => match repeated(&known, &request) {
                 Some(answer) => return Ok(answer),
-                None => anew(known, &request, operation),
+                None => (Known::of(&known), anew(known, &request, operation)),
             },
         };
-        if let Some(answer) = broker.begin(&instance).await? {
+        broker.may_have(&service.hosts, &id, &request.owner).await?;
+        if let Some(answer) = broker.begin(&asking, before, &instance).await? {
             return Ok(answer);
         }
     }
@@ -91,7 +104,7 @@ pub(crate) async fn provision(
 fn repeated(known: &Instance, request: &Request) -> Option<Answer> {
     let same = known.request == *request;
     let operation = &known.operation;
-    let anothers = known.request.platform != request.platform;
+    let anothers = known.request.owner != request.owner;
     if known.gone && !anothers {
         return None;
     }
@@ -116,7 +129,7 @@ fn anew(mut known: Instance, request: &Request, operation: String) -> Instance {
 
 pub(crate) async fn update(
     State(broker): State<Broker>,
-    Extension(platform): Extension<Platform>,
+    Extension(asking): Extension<Asking>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
     body: Bytes,
@@ -127,22 +140,24 @@ pub(crate) async fn update(
     if let Some(plan) = &body.plan_id {
         known_plan(Some(plan))?;
     }
+    maintained(body.maintenance_info.as_ref())?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
-        let mut instance = broker.present(&platform, &id).await?;
+        let mut instance = broker.present(&asking, &id).await?;
         if instance.operation.in_progress() {
             return Err(Answer::concurrency());
         }
         // OSB: parameters that are left out stay as they are.
         let parameters = body.parameters.clone().unwrap_or_else(|| instance.request.parameters.clone());
-        broker.check_parameters(&parameters)?;
+        let service = broker.check_parameters(&parameters)?;
         let unchanged = parameters == instance.request.parameters;
         if unchanged && instance.operation.state == OperationState::Succeeded {
             return Ok(Answer::ok(json!({})));
         }
-        let request = Request { parameters, ..instance.request.clone() };
+        broker.may_have(&service.hosts, &id, &instance.request.owner).await?;
+        let (before, request) = (Known::of(&instance), Request { parameters, ..instance.request.clone() });
         instance.begin(OperationKind::Update, Some(request), Uuid::new_v4().to_string());
-        if let Some(answer) = broker.begin(&instance).await? {
+        if let Some(answer) = broker.begin(&asking, before, &instance).await? {
             return Ok(answer);
         }
     }
@@ -151,7 +166,7 @@ pub(crate) async fn update(
 
 pub(crate) async fn deprovision(
     State(broker): State<Broker>,
-    Extension(platform): Extension<Platform>,
+    Extension(asking): Extension<Asking>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
 ) -> Reply {
@@ -160,7 +175,7 @@ pub(crate) async fn deprovision(
     known_plan(query.plan_id.as_deref())?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
-        let Some(mut instance) = broker.owned(&platform, &id).await?.filter(|instance| !instance.gone) else {
+        let Some(mut instance) = broker.owned(&asking, &id).await?.filter(|instance| !instance.gone) else {
             return Ok(Answer::Body(StatusCode::GONE, json!({})));
         };
         let operation = &instance.operation;
@@ -169,8 +184,9 @@ pub(crate) async fn deprovision(
             (_, true) => return Err(Answer::concurrency()),
             (_, false) => {}
         }
+        let before = Known::of(&instance);
         instance.begin(OperationKind::Deprovision, None, Uuid::new_v4().to_string());
-        if let Some(answer) = broker.begin(&instance).await? {
+        if let Some(answer) = broker.begin(&asking, before, &instance).await? {
             return Ok(answer);
         }
     }
@@ -179,10 +195,10 @@ pub(crate) async fn deprovision(
 
 pub(crate) async fn fetch(
     State(broker): State<Broker>,
-    Extension(platform): Extension<Platform>,
+    Extension(asking): Extension<Asking>,
     Path(id): Path<String>,
 ) -> Reply {
-    let instance = broker.present(&platform, &instance_id(&id)?).await?;
+    let instance = broker.present(&asking, &instance_id(&id)?).await?;
     match (instance.operation.kind, instance.operation.in_progress()) {
         (OperationKind::Provision, true) => Err(unknown()),
         (_, true) => Err(Answer::concurrency()),
@@ -190,17 +206,18 @@ pub(crate) async fn fetch(
             "service_id": instance.request.service_id,
             "plan_id": instance.request.plan_id,
             "parameters": instance.request.parameters,
+            "maintenance_info": { "version": MAINTENANCE_VERSION },
         }))),
     }
 }
 
 pub(crate) async fn last_operation(
     State(broker): State<Broker>,
-    Extension(platform): Extension<Platform>,
+    Extension(asking): Extension<Asking>,
     Path(id): Path<String>,
     Query(query): Query<Parameters>,
 ) -> Reply {
-    let instance = broker.owned(&platform, &instance_id(&id)?).await?.ok_or_else(unknown)?;
+    let instance = broker.owned(&asking, &instance_id(&id)?).await?.ok_or_else(unknown)?;
     let operation = &instance.operation;
     if query.operation.as_ref().is_some_and(|asked| *asked != operation.id) {
         return Err(Answer::bad_request("operation: not the newest one of this instance"));
@@ -208,20 +225,38 @@ pub(crate) async fn last_operation(
     if instance.gone {
         return Ok(Answer::Body(StatusCode::GONE, json!({})));
     }
-    let status = json!({
+    let mut status = json!({
         "state": operation.state,
         "description": operation.description,
         // Beside what the spec defines: for our own client.
         "steps": operation.steps,
         "revision": instance.revision,
     });
+    if operation.state == OperationState::Failed && operation.kind != OperationKind::Provision {
+        status["instance_usable"] = json!(instance.published.is_some());
+        if operation.kind == OperationKind::Update {
+            status["update_repeatable"] = json!(true);
+        }
+    }
     Ok(Answer::ok(status))
 }
 
 impl Broker {
     /// Writes an instance whose operation has just begun. `None`: somebody else wrote first.
-    async fn begin(&self, instance: &Instance) -> Result<Option<Answer>, Answer> {
-        match self.store.put(instance, Some(&instance.job())).await? {
+    async fn begin(
+        &self,
+        asking: &Asking,
+        before: Option<Known>,
+        instance: &Instance,
+    ) -> Result<Option<Answer>, Answer> {
+        let kind = instance.operation.kind;
+        let after = Known::of(instance).filter(|_| kind != OperationKind::Deprovision);
+        let entry = Entry::of(instance, Event::Asked { kind, by: asking.caller.clone(), before, after });
+        let owner = &instance.request.owner;
+        let most = self.most_instances(owner);
+        let write = Write { job: Some(&instance.job()), entry: Some(&entry), most, ..Write::of(instance) };
+        match self.store.put(write).await? {
+            Put::OverQuota => Err(over_quota(owner, most)),
             Put::Stored(stored) => {
                 let operation = &stored.operation;
                 tracing::info!(instance = %stored.id, operation = operation.id, kind = ?operation.kind, "begun");
@@ -232,33 +267,37 @@ impl Broker {
     }
 
     /// Other platforms' instances do not exist for this one.
-    async fn owned(&self, platform: &Platform, id: &InstanceId) -> Result<Option<Instance>, Answer> {
+    async fn owned(&self, asking: &Asking, id: &InstanceId) -> Result<Option<Instance>, Answer> {
         let found = self.store.get(id).await?;
-        Ok(found.filter(|instance| instance.request.platform == platform.0))
+        Ok(found.filter(|instance| instance.request.owner.platform == asking.platform))
     }
 
-    async fn present(&self, platform: &Platform, id: &InstanceId) -> Result<Instance, Answer> {
-        self.owned(platform, id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
+    async fn present(&self, asking: &Asking, id: &InstanceId) -> Result<Instance, Answer> {
+        self.owned(asking, id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
     }
 
-    fn checked(&self, platform: &Platform, body: ProvisionBody) -> Result<Request, Answer> {
+    fn checked(&self, asking: &Asking, body: ProvisionBody) -> Result<(Request, ServiceFile), Answer> {
         known_service(body.service_id.as_deref())?;
         known_plan(body.plan_id.as_deref())?;
+        maintained(body.maintenance_info.as_ref())?;
         let parameters = body
             .parameters
             .ok_or_else(|| Answer::bad_request("parameters: the service file, got nothing"))?;
-        self.check_parameters(&parameters)?;
-        Ok(Request {
-            platform: platform.0.clone(),
+        let service = self.check_parameters(&parameters)?;
+        let organization_guid = needed("organization_guid", body.organization_guid)?;
+        let space_guid = needed("space_guid", body.space_guid)?;
+        let request = Request {
+            owner: self.owner(asking, &organization_guid, &space_guid)?,
             service_id: SERVICE_ID.into(),
             plan_id: STANDARD_PLAN_ID.into(),
-            organization_guid: needed("organization_guid", body.organization_guid)?,
-            space_guid: needed("space_guid", body.space_guid)?,
+            organization_guid,
+            space_guid,
             parameters,
-        })
+        };
+        Ok((request, service))
     }
 
-    fn check_parameters(&self, parameters: &Value) -> Result<(), Answer> {
+    fn check_parameters(&self, parameters: &Value) -> Result<ServiceFile, Answer> {
         let service = ServiceFile::parse(parameters, self.upstreams)
             .map_err(|error| Answer::bad_request(format!("parameters: {error}")))?;
         for (at, AuthMethod::Jwt { issuer, .. }) in service.auth.any.iter().enumerate() {
@@ -269,7 +308,16 @@ impl Broker {
                 )));
             }
         }
-        Ok(())
+        Ok(service)
+    }
+}
+
+fn maintained(info: Option<&MaintenanceInfo>) -> Result<(), Answer> {
+    match info {
+        Some(info) if info.version != MAINTENANCE_VERSION => {
+            Err(Answer::maintenance_info(MAINTENANCE_VERSION, &info.version))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ mod answer;
 mod catalog;
 mod guard;
 mod instances;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use axum::{
     middleware,
     routing::{get, put},
 };
-use model::UpstreamRule;
+use model::{UpstreamRule, platforms::Platforms};
 use store::Store;
+use tokio::sync::watch;
 
 pub use catalog::{SERVICE_ID, STANDARD_PLAN_ID};
 pub use guard::{Credentials, authorized, same};
@@ -25,8 +27,8 @@ pub use guard::{Credentials, authorized, same};
 pub struct Broker {
     /// Where instances are written, with their jobs.
     pub store: Arc<dyn Store>,
-    /// Who may ask.
-    pub platforms: Arc<Vec<Credentials>>,
+    /// Who may ask, and for how much; from the next request on when it changes.
+    pub platforms: watch::Receiver<Arc<Platforms>>,
     /// Where upstreams may be.
     pub upstreams: UpstreamRule,
     /// Issuers whose keys the fleet has. A service that trusts another one could never let anybody in.

@@ -6,30 +6,41 @@ use axum::{
     http::{Method, Request as HttpRequest, Response, StatusCode},
 };
 use http_body_util::BodyExt as _;
-use model::instance::{Instance, OperationState};
+use model::{
+    SecretHash,
+    instance::{Instance, OperationState},
+};
 use serde_json::{Value, json};
-use store::SqliteStore;
+use store::{SqliteStore, Write};
 use tower::ServiceExt as _;
 
 use super::*;
 
+mod tenants;
+
 struct Bench {
     router: Router,
     store: Arc<SqliteStore>,
+    platforms: watch::Sender<Arc<Platforms>>,
     _folder: tempfile::TempDir,
 }
 
 fn bench() -> Bench {
+    let hash = || SecretHash::of("secret", [7; 32]);
+    bench_of(Platforms::unbounded([("dev".into(), hash()), ("other".into(), hash())]))
+}
+
+fn bench_of(platforms: Platforms) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
-    let platform = |user: &str| Credentials { user: user.into(), password: "secret".into() };
+    let (sender, platforms) = watch::channel(Arc::new(platforms));
     let broker = Broker {
         store: store.clone(),
-        platforms: Arc::new(vec![platform("dev"), platform("other")]),
+        platforms,
         upstreams: UpstreamRule::LoopbackAllowed,
         issuers: Arc::new(vec!["https://id.example.test/".into()]),
     };
-    Bench { router: broker.router(), store, _folder: folder }
+    Bench { router: broker.router(), store, platforms: sender, _folder: folder }
 }
 
 fn parameters() -> Value {
@@ -85,7 +96,7 @@ impl Bench {
         let mut instance = self.store.get(&"i-1".parse().unwrap()).await.unwrap().unwrap();
         instance.operation.state = state;
         change(&mut instance);
-        assert!(matches!(self.store.put(&instance, None).await.unwrap(), store::Put::Stored(_)));
+        assert!(matches!(self.store.put(Write::of(&instance)).await.unwrap(), store::Put::Stored(_)));
     }
 
     async fn live() -> Self {

@@ -103,7 +103,7 @@ mod tests {
         instance::{OperationState, Published, Request},
     };
     use serde_json::json;
-    use store::{Put, SqliteStore};
+    use store::{Put, SqliteStore, Write};
 
     use super::*;
 
@@ -119,7 +119,7 @@ mod tests {
     }
 
     async fn put(store: &SqliteStore, instance: &Instance) -> Instance {
-        let Put::Stored(stored) = store.put(instance, None).await.unwrap() else { panic!("a conflict") };
+        let Put::Stored(stored) = store.put(Write::of(instance)).await.unwrap() else { panic!("a conflict") };
         *stored
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::{Host, InstanceId, InvalidService, ServiceFile, UpstreamRule, job::Job};
+use crate::{Host, InstanceId, InvalidService, ServiceFile, UpstreamRule, job::Job, platforms::Owner};
 
 /// A service instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,8 +37,8 @@ pub struct Instance {
 /// What a platform asks for in a provision or update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Who asked: the instance is this platform's, and nobody else's.
-    pub platform: String,
+    /// Who asked: the instance is this platform's, and counts for this tenant.
+    pub owner: Owner,
     /// Of the catalog.
     pub service_id: String,
     /// Of the catalog.
@@ -55,7 +55,7 @@ impl Request {
     /// These parameters, asked for by nobody: to render them offline, or to test.
     pub fn offline(parameters: Value) -> Self {
         Self {
-            platform: String::new(),
+            owner: Owner { platform: String::new(), tenant: String::new() },
             service_id: String::new(),
             plan_id: String::new(),
             organization_guid: String::new(),

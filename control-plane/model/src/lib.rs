@@ -2,8 +2,10 @@
 
 pub mod service_file;
 
+pub mod audit;
 pub mod instance;
 pub mod job;
+pub mod platforms;
 
 pub mod controls;
 pub mod fleet;
@@ -14,9 +16,11 @@ pub mod node;
 
 mod host;
 mod id;
+mod secret;
 mod upstream;
 
 pub use host::{Host, InvalidHost};
 pub use id::{InstanceId, InvalidInstanceId};
+pub use secret::SecretHash;
 pub use service_file::{InvalidService, ServiceFile, UpstreamRule, service_schema};
 pub use upstream::{InvalidUpstream, UpstreamUrl};

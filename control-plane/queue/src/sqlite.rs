@@ -1,16 +1,13 @@
 //! The embedded queue: a table in the same SQLite file as the store.
 
-use std::{
-    fmt,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use model::job::Job;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use sqlite::{
+    Database, Error, Part, after_ms, now_ms,
+    rusqlite::{Connection, OptionalExtension as _, params},
+};
 use tokio::sync::Notify;
 
 use crate::{Lease, Queue, QueueError};
@@ -18,10 +15,9 @@ use crate::{Lease, Queue, QueueError};
 /// Jobs that this process sends wake a worker at once; those of another process, and those whose lease has
 /// ended, are found at this pace.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// A writer of another process holds the lock for a few milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-const SCHEMA: &str = "
+/// Files that are older than the numbering have this table already.
+const FIRST: &str = "
     CREATE TABLE IF NOT EXISTS jobs (
         id TEXT PRIMARY KEY, body TEXT NOT NULL, visible_at_ms INTEGER NOT NULL, attempts INTEGER NOT NULL
     ) STRICT;
@@ -29,59 +25,41 @@ const SCHEMA: &str = "
 ";
 
 /// A queue in one file.
+#[derive(Debug)]
 pub struct SqliteQueue {
-    connection: Arc<Mutex<Connection>>,
+    database: Database,
     sent: Notify,
-}
-
-impl fmt::Debug for SqliteQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SqliteQueue")
-    }
 }
 
 impl SqliteQueue {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, QueueError> {
-        let open = || -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
-            private(path)?;
-            let connection = Connection::open(path)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.execute_batch(SCHEMA)?;
-            Ok(connection)
-        };
-        let connection = open().map_err(|error| failed("opening the database", error))?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), sent: Notify::new() })
+        let database = Database::open(path, Part { name: "queue", migrations: &[FIRST] })
+            .map_err(|error| failed("opening the database", error))?;
+        Ok(Self { database, sent: Notify::new() })
     }
 
     async fn with<T, F>(&self, operation: &'static str, work: F) -> Result<T, QueueError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     {
-        let connection = Arc::clone(&self.connection);
-        let run = move || work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner));
-        match tokio::task::spawn_blocking(run).await {
-            Ok(result) => result.map_err(|error| failed(operation, error)),
-            Err(gone) => Err(failed(operation, gone)),
-        }
+        self.database.with(work).await.map_err(|error| failed(operation, error))
     }
 
     /// The receipt is the attempt's number: a lease that has ended carries an older one.
     async fn lease(&self, lease: Duration) -> Result<Option<Lease>, QueueError> {
         let row = self
             .with("receiving a job", move |db| {
-                let until = after(lease);
-                db.query_row(
+                let until = after_ms(lease);
+                let row = db.query_row(
                     "UPDATE jobs SET visible_at_ms = ?2, attempts = attempts + 1
                      WHERE id = (SELECT id FROM jobs WHERE visible_at_ms <= ?1 ORDER BY visible_at_ms LIMIT 1)
                      RETURNING body, attempts",
-                    [after(Duration::ZERO), until],
+                    [now_ms(), until],
                     |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)),
-                )
-                .optional()
+                );
+                Ok(row.optional()?)
             })
             .await?;
         let Some((body, attempt)) = row else { return Ok(None) };
@@ -101,22 +79,11 @@ impl SqliteQueue {
     }
 }
 
-/// Makes the file readable by its owner only, before SQLite would make it readable by all.
-fn private(path: &Path) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
-}
-
 fn failed(
     operation: &'static str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> QueueError {
     QueueError { operation, source: source.into() }
-}
-
-fn after(pause: Duration) -> i64 {
-    let at = SystemTime::now() + pause;
-    i64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
-        .unwrap_or(i64::MAX)
 }
 
 #[async_trait]
@@ -127,8 +94,9 @@ impl Queue for SqliteQueue {
         self.with("sending a job", move |db| {
             db.execute(
                 "INSERT INTO jobs VALUES (?1, ?2, ?3, 0) ON CONFLICT DO NOTHING",
-                params![id, body, after(Duration::ZERO)],
-            )
+                params![id, body, now_ms()],
+            )?;
+            Ok(())
         })
         .await?;
         self.sent.notify_one();
@@ -148,7 +116,7 @@ impl Queue for SqliteQueue {
 
     async fn extend(&self, lease: &Lease, by: Duration) -> Result<bool, QueueError> {
         let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = ?2";
-        self.update("extending a lease", sql, lease, after(by)).await
+        self.update("extending a lease", sql, lease, after_ms(by)).await
     }
 
     async fn done(&self, lease: &Lease) -> Result<bool, QueueError> {
@@ -158,6 +126,6 @@ impl Queue for SqliteQueue {
 
     async fn retry_after(&self, lease: &Lease, pause: Duration) -> Result<bool, QueueError> {
         let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = ?2";
-        self.update("giving a job back", sql, lease, after(pause)).await
+        self.update("giving a job back", sql, lease, after_ms(pause)).await
     }
 }

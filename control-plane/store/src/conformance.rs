@@ -21,22 +21,47 @@ fn instance(name: &str) -> Instance {
     Instance::provision(id(name), request(), format!("op-{name}"))
 }
 
+async fn put(store: &dyn Store, instance: &Instance, job: Option<&Job>) -> Put {
+    store.put(Write { job, ..Write::of(instance) }).await.unwrap()
+}
+
 async fn stored(store: &dyn Store, instance: &Instance) -> Instance {
-    match store.put(instance, Some(&instance.job())).await.unwrap() {
+    match put(store, instance, Some(&instance.job())).await {
         Put::Stored(stored) => *stored,
-        Put::Conflict => panic!("a conflict"),
+        refused => panic!("{refused:?}"),
     }
 }
+
+fn owner(tenant: &str) -> Owner {
+    Owner { platform: "p".into(), tenant: tenant.into() }
+}
+
+/// A claim of a tenant that may have three hosts, and keeps freed ones for an hour.
+async fn claim(store: &dyn Store, name: &str, instance: &str, tenant: &str) -> Claim {
+    let (instance, owner, hour) = (id(instance), owner(tenant), Duration::from_secs(3_600));
+    let claimant = Claimant { instance: &instance, owner: &owner, most: Some(3), cool_down: hour };
+    let hosts = [host(name)];
+    let expected = store.may_claim(&hosts, &claimant).await.unwrap();
+    let end = store.claim(&hosts, &claimant).await.unwrap();
+    assert_eq!(end, expected, "what was foretold");
+    end
+}
+
+fn taken_by(instance: &str) -> Claim {
+    Claim::Refused { at: 0, why: Refusal::Taken(id(instance)) }
+}
+
+const OVER_QUOTA: Claim = Claim::Refused { at: 0, why: Refusal::OverQuota };
 
 async fn an_instance_is_written_only_upon_the_version_that_was_read(store: &dyn Store) {
     let first = stored(store, &instance("a")).await;
     assert_eq!(first.version, 1);
-    assert_eq!(store.put(&instance("a"), None).await.unwrap(), Put::Conflict);
+    assert_eq!(put(store, &instance("a"), None).await, Put::Conflict);
     let mut change = first.clone();
     change.begin(OperationKind::Update, Some(request()), "op-2".into());
     let second = stored(store, &change).await;
     assert_eq!((second.version, second.revision), (2, 2));
-    assert_eq!(store.put(&change, None).await.unwrap(), Put::Conflict);
+    assert_eq!(put(store, &change, None).await, Put::Conflict);
     assert_eq!(store.get(&id("a")).await.unwrap(), Some(second));
     assert_eq!(store.get(&id("never")).await.unwrap(), None);
 }
@@ -57,7 +82,7 @@ async fn a_refused_write_leaves_no_job(store: &dyn Store) {
     let d = stored(store, &instance("d")).await;
     let mut again = instance("d");
     again.operation.id = "op-lost".into();
-    assert_eq!(store.put(&again, Some(&again.job())).await.unwrap(), Put::Conflict);
+    assert_eq!(put(store, &again, Some(&again.job())).await, Put::Conflict);
     let jobs = store.outbox().await.unwrap();
     assert!(jobs.contains(&d.job()) && jobs.iter().all(|job| job.id != "op-lost"), "{jobs:?}");
     store.dispatched(&d.job()).await.unwrap();
@@ -65,15 +90,86 @@ async fn a_refused_write_leaves_no_job(store: &dyn Store) {
 }
 
 async fn a_host_belongs_to_one_instance(store: &dyn Store) {
-    let name = host("one.example.test");
-    assert_eq!(store.claim(&name, &id("e")).await.unwrap(), Claim::Held);
-    assert_eq!(store.claim(&name, &id("e")).await.unwrap(), Claim::Held);
-    assert_eq!(store.claim(&name, &id("f")).await.unwrap(), Claim::Taken(id("e")));
-    let other = host("two.example.test");
-    store.claim(&other, &id("e")).await.unwrap();
-    store.release(&id("e"), std::slice::from_ref(&other)).await.unwrap();
-    assert_eq!(store.claim(&name, &id("f")).await.unwrap(), Claim::Held);
-    assert_eq!(store.claim(&other, &id("f")).await.unwrap(), Claim::Taken(id("e")));
+    let name = "one.example.test";
+    assert_eq!(claim(store, name, "e", "t").await, Claim::Held);
+    assert_eq!(claim(store, name, "e", "t").await, Claim::Held);
+    assert_eq!(claim(store, name, "f", "t").await, taken_by("e"));
+    claim(store, "two.example.test", "e", "t").await;
+    store.release(&id("e"), &[host("two.example.test")]).await.unwrap();
+    assert_eq!(claim(store, name, "f", "t").await, Claim::Held, "the owner's, at once");
+    assert_eq!(claim(store, "two.example.test", "f", "t").await, taken_by("e"));
+}
+
+async fn a_freed_host_is_kept_for_who_had_it(store: &dyn Store) {
+    let name = "kept.example.test";
+    assert_eq!(claim(store, name, "k", "t-1").await, Claim::Held);
+    store.release(&id("k"), &[]).await.unwrap();
+    assert!(
+        matches!(claim(store, name, "l", "t-2").await, Claim::Refused { at: 0, why: Refusal::Cooling(until) } if until > OffsetDateTime::now_utc())
+    );
+    let (instance, owner) = (id("l"), owner("t-2"));
+    let at_once = Claimant { instance: &instance, owner: &owner, most: None, cool_down: Duration::ZERO };
+    assert_eq!(store.claim(&[host(name)], &at_once).await.unwrap(), Claim::Held, "the time is over");
+    assert_eq!(claim(store, name, "k", "t-1").await, taken_by("l"));
+}
+
+async fn an_owner_has_as_many_hosts_as_it_may(store: &dyn Store) {
+    for name in ["a.q.test", "b.q.test", "c.q.test"] {
+        assert_eq!(claim(store, name, "q", "t-q").await, Claim::Held);
+    }
+    assert_eq!(claim(store, "d.q.test", "r", "t-q").await, OVER_QUOTA);
+    assert_eq!(claim(store, "a.q.test", "q", "t-q").await, Claim::Held, "it has that one");
+    assert_eq!(claim(store, "d.q.test", "s", "another").await, Claim::Held);
+    store.release(&id("q"), &[host("a.q.test")]).await.unwrap();
+    assert_eq!(claim(store, "b.q.test", "r", "t-q").await, Claim::Held);
+}
+
+async fn of_several_hosts_all_are_claimed_or_none(store: &dyn Store) {
+    let (instance, owner) = (id("all"), owner("t-all"));
+    let claimant = Claimant { instance: &instance, owner: &owner, most: Some(2), cool_down: Duration::ZERO };
+    let three = ["a.all.test", "b.all.test", "c.all.test"].map(host);
+    let refused = Claim::Refused { at: 2, why: Refusal::OverQuota };
+    assert_eq!(store.may_claim(&three, &claimant).await.unwrap(), refused);
+    assert_eq!(store.claim(&three, &claimant).await.unwrap(), refused);
+    assert_eq!(claim(store, "a.all.test", "other", "t-other").await, Claim::Held, "nothing was claimed");
+    assert_eq!(store.claim(&three[1..], &claimant).await.unwrap(), Claim::Held);
+    let two = [three[1].clone(), three[0].clone()];
+    let refused = Claim::Refused { at: 1, why: Refusal::Taken(id("other")) };
+    assert_eq!(store.claim(&two, &claimant).await.unwrap(), refused);
+}
+
+async fn an_owner_has_as_many_instances_as_it_may(store: &dyn Store) {
+    let of_owner = |name: &str| {
+        let mut made = instance(name);
+        made.request.owner = owner("t-i");
+        made
+    };
+    let write = async |made: &Instance| store.put(Write { most: Some(1), ..Write::of(made) }).await.unwrap();
+    let Put::Stored(mut first) = write(&of_owner("m")).await else { panic!("the first") };
+    assert_eq!(write(&of_owner("n")).await, Put::OverQuota);
+    assert_eq!(store.get(&id("n")).await.unwrap(), None);
+    let Put::Stored(changed) = write(&first).await else { panic!("a change of what is there") };
+    *first = Instance { gone: true, ..*changed };
+    let Put::Stored(gone) = write(&first).await else { panic!("it goes") };
+    let Put::Stored(_) = write(&of_owner("n")).await else { panic!("there is room") };
+    let back = Instance { gone: false, ..*gone };
+    assert_eq!(write(&back).await, Put::OverQuota, "it comes back");
+}
+
+async fn the_log_has_what_was_written_and_nothing_else(store: &dyn Store) {
+    let mut made = instance("log");
+    made.request.owner = owner("t-log");
+    let entry = Entry::ended(&made);
+    let write = Write { entry: Some(&entry), ..Write::of(&made) };
+    assert!(matches!(store.put(write).await.unwrap(), Put::Stored(_)));
+    assert_eq!(store.put(write).await.unwrap(), Put::Conflict);
+    let of = |instance: &str| Query { instance: Some(id(instance)), ..Query::default() };
+    let found = store.audit(&of("log")).await.unwrap();
+    assert_eq!(found, [Entry { position: found[0].position, ..entry }]);
+    let older = Query { before: Some(found[0].position), ..of("log") };
+    assert_eq!(store.audit(&older).await.unwrap(), []);
+    let others = Query { platform: Some("another".into()), ..of("log") };
+    assert_eq!(store.audit(&others).await.unwrap(), []);
 }
 
 async fn the_newest_report_of_each_replica_counts(store: &dyn Store) {
@@ -117,6 +213,11 @@ async fn all(store: &dyn Store) {
     only_what_changed_is_read_again(store).await;
     a_refused_write_leaves_no_job(store).await;
     a_host_belongs_to_one_instance(store).await;
+    a_freed_host_is_kept_for_who_had_it(store).await;
+    an_owner_has_as_many_hosts_as_it_may(store).await;
+    of_several_hosts_all_are_claimed_or_none(store).await;
+    an_owner_has_as_many_instances_as_it_may(store).await;
+    the_log_has_what_was_written_and_nothing_else(store).await;
     the_newest_report_of_each_replica_counts(store).await;
     what_operators_decide_is_not_overwritten_unread(store).await;
     sizes_are_remembered(store).await;

@@ -1,16 +1,19 @@
-//! What must survive: instances, claims of hosts, jobs that are not yet in the queue, and what the fleet has
-//! acknowledged. One trait, an embedded SQLite twin, and a conformance suite that every twin passes.
+//! What must survive: instances, claims of hosts, jobs that are not yet in the queue, the audit log, and what the fleet
+//! has acknowledged. One trait, an embedded SQLite twin, and a conformance suite that every twin passes.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use model::{
     Host, InstanceId,
+    audit::{Entry, Query},
     controls::Controls,
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
+    platforms::Owner,
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 
 #[cfg(test)]
@@ -30,6 +33,26 @@ pub struct StoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// A conditional write of an instance, and what is written with it or not at all.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// Written if its version is still the stored one (0: if there is none).
+    pub instance: &'a Instance,
+    /// For the queue.
+    pub job: Option<&'a Job>,
+    /// For the audit log.
+    pub entry: Option<&'a Entry>,
+    /// Refused, if this makes one more and its owner then has more than so many.
+    pub most: Option<u32>,
+}
+
+impl<'a> Write<'a> {
+    /// The instance alone.
+    pub fn of(instance: &'a Instance) -> Self {
+        Self { instance, job: None, entry: None, most: None }
+    }
+}
+
 /// The end of a conditional write.
 #[derive(Debug, PartialEq)]
 pub enum Put {
@@ -37,16 +60,73 @@ pub enum Put {
     Stored(Box<Instance>),
     /// Somebody else wrote since this instance was read: read it again.
     Conflict,
+    /// The owner has as many instances as it may.
+    OverQuota,
 }
 
-/// The end of a claim.
+/// Who wants hosts.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimant<'a> {
+    /// Which is to have them.
+    pub instance: &'a InstanceId,
+    /// Whose that is.
+    pub owner: &'a Owner,
+    /// Hosts that the owner's instances may hold together.
+    pub most: Option<u32>,
+    /// How long a host that was freed is kept for the owner that had it.
+    pub cool_down: Duration,
+}
+
+/// The end of a claim, which is for all hosts or none.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The host belongs to the instance, now or already before.
+    /// The hosts belong to the instance, now or already before.
     Held,
-    /// It belongs to another one.
-    Taken(InstanceId),
+    /// One of them is not to be had.
+    Refused {
+        /// Which, of the list.
+        at: usize,
+        /// Why not.
+        why: Refusal,
+    },
 }
+
+/// Why a host is not to be had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It belongs to another instance.
+    Taken(InstanceId),
+    /// It was another owner's, for whom it is kept until then.
+    Cooling(OffsetDateTime),
+    /// The owner has as many hosts as it may.
+    OverQuota,
+}
+
+impl Claim {
+    /// What whoever claimed is told, with the place in its list; nothing, when it has the hosts.
+    pub fn refusal(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Option<String> {
+        let Self::Refused { at, why } = self else { return None };
+        let host = hosts.get(*at).map(Host::as_str).unwrap_or_default();
+        let why = match why {
+            Refusal::Taken(_) => "belongs to another service instance".to_owned(),
+            Refusal::Cooling(until) => {
+                let until =
+                    until.replace_nanosecond(0).unwrap_or(*until).format(&Rfc3339).unwrap_or_default();
+                format!("was another tenant's, and is kept for it until {until}")
+            }
+            Refusal::OverQuota => {
+                let (tenant, most) = (&claimant.owner.tenant, claimant.most.unwrap_or_default());
+                format!("would be one more than the {most} hosts that {tenant:?} may have")
+            }
+        };
+        Some(format!("hosts[{at}]: {host} {why}"))
+    }
+}
+
+/// Entries that one answer holds.
+pub const AUDIT_PAGE: u32 = 200;
+/// An entry is kept for so long: more than a year, since that is what auditors ask for.
+pub const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3_600);
 
 /// The capability. Every write is atomic and durable when it returns.
 #[async_trait]
@@ -57,9 +137,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// All instances that were written after this position, and the new position. 0 is the beginning.
     async fn changed_since(&self, position: u64) -> Result<(Vec<Instance>, u64), StoreError>;
 
-    /// Writes an instance if its version is still the stored one (0: if there is none), and with it a job
-    /// for the queue, in one transaction.
-    async fn put(&self, instance: &Instance, job: Option<&Job>) -> Result<Put, StoreError>;
+    /// Writes an instance and what goes with it, in one transaction.
+    async fn put(&self, write: Write<'_>) -> Result<Put, StoreError>;
+
+    /// Entries of the audit log, newest first; at most [`AUDIT_PAGE`].
+    async fn audit(&self, query: &Query) -> Result<Vec<Entry>, StoreError>;
 
     /// Jobs that were written and not yet handed to the queue.
     async fn outbox(&self) -> Result<Vec<Job>, StoreError>;
@@ -67,10 +149,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The queue has this job.
     async fn dispatched(&self, job: &Job) -> Result<(), StoreError>;
 
-    /// Gives a host to an instance, if it belongs to nobody else.
-    async fn claim(&self, host: &Host, id: &InstanceId) -> Result<Claim, StoreError>;
+    /// Gives hosts to an instance, if none belongs to anybody else: all or none.
+    async fn claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError>;
 
-    /// Frees the hosts of an instance, except for these.
+    /// What a claim would end in, now.
+    async fn may_claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError>;
+
+    /// Frees the hosts of an instance, except for these. Who had them may claim them again at once, others after the
+    /// cool-down.
     async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError>;
 
     /// Keeps what a replica knows of a group. A report counts until it is replaced or outdated.

@@ -1,109 +1,59 @@
-//! The embedded store: one SQLite file in WAL mode, synced at each commit.
+//! The embedded store: tables in one SQLite file.
 
-use std::{
-    fmt,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
-};
+mod tables;
+
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use model::{
     Host, InstanceId,
+    audit::{Entry, Query},
     controls::Controls,
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
 };
-use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Serialize, de::DeserializeOwned};
+use sqlite::{
+    Database, Error, now_ms,
+    rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params},
+};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::{Claim, Put, Store, StoreError};
+use crate::{AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Put, Refusal, Store, StoreError, Write};
 
-/// How often another process's writes are looked for: `PRAGMA data_version` reads a counter in shared memory.
-/// Writes of this process are announced at once.
+/// How often another process's writes are looked for. Writes of this process are announced at once.
 const FOREIGN_WRITES: Duration = Duration::from_millis(10);
-/// A writer of another process holds the lock for a few milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A replica reports every few seconds; one that is silent for so long is gone.
 const REPORT_LIFETIME: Duration = Duration::from_secs(15);
 
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS instances (
-        id TEXT PRIMARY KEY, version INTEGER NOT NULL, position INTEGER NOT NULL, body TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX IF NOT EXISTS instances_by_position ON instances (position);
-    CREATE TABLE IF NOT EXISTS hosts (host TEXT PRIMARY KEY, instance TEXT NOT NULL) STRICT;
-    CREATE INDEX IF NOT EXISTS hosts_by_instance ON hosts (instance);
-    CREATE TABLE IF NOT EXISTS outbox (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS reports (
-        replica TEXT NOT NULL, grp TEXT NOT NULL, body TEXT NOT NULL, at_ms INTEGER NOT NULL,
-        PRIMARY KEY (replica, grp)
-    ) STRICT;
-    CREATE TABLE IF NOT EXISTS controls (grp TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS sizes (grp TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS positions (last INTEGER NOT NULL) STRICT;
-    INSERT INTO positions SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM positions);
-";
-
 /// A store in one file.
+#[derive(Debug)]
 pub struct SqliteStore {
-    connection: Arc<Mutex<Connection>>,
+    database: Database,
     changes: watch::Sender<u64>,
-}
-
-impl fmt::Debug for SqliteStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SqliteStore")
-    }
-}
-
-/// Why a call failed: the database, or a row that this release cannot read.
-#[derive(Debug, thiserror::Error)]
-enum Cause {
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error(transparent)]
-    File(#[from] std::io::Error),
-    #[error("a row that cannot be read")]
-    Row(#[from] serde_json::Error),
 }
 
 impl SqliteStore {
     /// Opens the file, or makes it. Must be called within a tokio runtime.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = || -> Result<Connection, Cause> {
-            private(path)?;
-            let connection = Connection::open(path)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.execute_batch(SCHEMA)?;
-            Ok(connection)
-        };
-        let connection = open().map_err(|cause| failed("opening the database", cause))?;
-        let store = Self { connection: Arc::new(Mutex::new(connection)), changes: watch::Sender::new(0) };
+        let database =
+            Database::open(path, tables::TABLES).map_err(|error| failed("opening the database", error))?;
+        let store = Self { database, changes: watch::Sender::new(0) };
         store.watch_foreign_writes();
         Ok(store)
     }
 
     fn watch_foreign_writes(&self) {
-        let (connection, changes) = (Arc::downgrade(&self.connection), self.changes.clone());
+        let (mut writes, changes) = (self.database.foreign_writes(), self.changes.clone());
         tokio::spawn(async move {
-            let mut known = None;
             let mut ticks = tokio::time::interval(FOREIGN_WRITES);
-            while let Some(connection) = {
+            while let Some(something) = {
                 ticks.tick().await;
-                connection.upgrade()
+                writes.look().await
             } {
-                let read = move || {
-                    let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                    connection.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0)).ok()
-                };
-                let version = tokio::task::spawn_blocking(read).await.ok().flatten();
-                if version.is_some() && known.replace(version) != Some(version) {
+                if something {
                     changes.send_modify(|count| *count += 1);
                 }
             }
@@ -114,14 +64,9 @@ impl SqliteStore {
     async fn with<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection) -> Result<T, Cause> + Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     {
-        let connection = Arc::clone(&self.connection);
-        let run = move || work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner));
-        match tokio::task::spawn_blocking(run).await {
-            Ok(result) => result.map_err(|cause| failed(operation, cause)),
-            Err(gone) => Err(StoreError { operation, source: gone.into() }),
-        }
+        self.database.with(work).await.map_err(|error| failed(operation, error))
     }
 
     fn announce(&self) {
@@ -129,32 +74,154 @@ impl SqliteStore {
     }
 }
 
-/// Makes the file readable by its owner only, before SQLite would make it readable by all; its `-wal` and `-shm`
-/// take the same mode.
-fn private(path: &Path) -> Result<(), Cause> {
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    Ok(())
-}
-
-fn failed(operation: &'static str, cause: Cause) -> StoreError {
-    StoreError { operation, source: cause.into() }
+fn failed(operation: &'static str, error: Error) -> StoreError {
+    StoreError { operation, source: error.into() }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| failed("writing a row", error.into()))
 }
 
-fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, Cause> {
+fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     Ok(serde_json::from_str(text)?)
 }
 
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+fn one(db: &Connection, query: &str, key: &str) -> Result<Option<String>, Error> {
+    Ok(db.query_row(query, [key], |row| row.get(0)).optional()?)
 }
 
-fn one(db: &Connection, query: &str, key: &str) -> Result<Option<String>, Cause> {
-    Ok(db.query_row(query, [key], |row| row.get(0)).optional()?)
+fn count(db: &Connection, query: &str, key: &str) -> Result<u32, Error> {
+    Ok(db.prepare_cached(query)?.query_row([key], |row| row.get(0))?)
+}
+
+fn immediate(db: &mut Connection) -> Result<Transaction<'_>, Error> {
+    Ok(db.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What is written of an instance.
+struct Row {
+    id: String,
+    expected: i64,
+    body: String,
+    owner: String,
+    present: bool,
+    most: Option<u32>,
+}
+
+/// An instance, upon the version that was read; the end of it, if it was not written.
+fn write_instance(write: &Transaction<'_>, row: &Row) -> Result<Option<Put>, Error> {
+    let Row { id, expected, body, owner, present, most } = row;
+    let was_present = write
+        .prepare_cached("SELECT present FROM instances WHERE id = ?1 AND version = ?2")?
+        .query_row(params![id, expected], |row| row.get::<_, bool>(0))
+        .optional()?;
+    if let (Some(most), true, false) = (most, present, was_present.unwrap_or(false)) {
+        let have = count(write, "SELECT count(*) FROM instances WHERE owner = ?1 AND present", owner)?;
+        if have >= *most {
+            return Ok(Some(Put::OverQuota));
+        }
+    }
+    write.execute("UPDATE positions SET last = last + 1", [])?;
+    let rows = if *expected == 0 {
+        write.execute(
+            "INSERT INTO instances SELECT ?1, 1, last, ?2, ?3, ?4 FROM positions WHERE TRUE ON CONFLICT DO NOTHING",
+            params![id, body, owner, present],
+        )?
+    } else {
+        write.execute(
+            "UPDATE instances SET version = version + 1, body = ?2, owner = ?3, present = ?4,
+             position = (SELECT last FROM positions) WHERE id = ?1 AND version = ?5",
+            params![id, body, owner, present, expected],
+        )?
+    };
+    Ok((rows == 0).then_some(Put::Conflict))
+}
+
+fn write_entry(write: &Transaction<'_>, entry: &Entry, body: &str) -> Result<(), Error> {
+    write.execute("DELETE FROM audit WHERE at_ms < ?1", [now_ms() - millis(AUDIT_KEPT)])?;
+    write.execute(
+        "INSERT INTO audit (at_ms, platform, instance, body) VALUES (?1, ?2, ?3, ?4)",
+        params![now_ms(), entry.owner.platform, entry.instance.as_str(), body],
+    )?;
+    Ok(())
+}
+
+/// A claim, as it is sent to the thread of the database.
+struct Wanted {
+    hosts: Vec<String>,
+    instance: String,
+    owner: String,
+    most: Option<u32>,
+    cool_down: Duration,
+}
+
+impl Wanted {
+    fn of(hosts: &[Host], claimant: &Claimant<'_>) -> Self {
+        Self {
+            hosts: hosts.iter().map(ToString::to_string).collect(),
+            instance: claimant.instance.to_string(),
+            owner: claimant.owner.to_string(),
+            most: claimant.most,
+            cool_down: claimant.cool_down,
+        }
+    }
+
+    /// The end of the claim, and what has to be written for it.
+    fn judge(&self, db: &Connection) -> Result<(Claim, Vec<&str>), Error> {
+        let held = "SELECT count(*) FROM hosts WHERE owner = ?1 AND freed_at_ms IS NULL";
+        let held = if self.most.is_some() { count(db, held, &self.owner)? } else { 0 };
+        let mut news = Vec::new();
+        for (at, host) in self.hosts.iter().enumerate() {
+            let refused = |why| Ok((Claim::Refused { at, why }, Vec::new()));
+            match self.found(db, host)? {
+                Found::Own => continue,
+                Found::Refused(why) => return refused(why),
+                Found::Free => {}
+            }
+            let after = held.saturating_add(u32::try_from(news.len()).unwrap_or(u32::MAX)).saturating_add(1);
+            if self.most.is_some_and(|most| after > most) {
+                return refused(Refusal::OverQuota);
+            }
+            news.push(host.as_str());
+        }
+        Ok((Claim::Held, news))
+    }
+
+    fn found(&self, db: &Connection, host: &str) -> Result<Found, Error> {
+        let known = db
+            .prepare_cached("SELECT instance, owner, freed_at_ms FROM hosts WHERE host = ?1")?
+            .query_row([host], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<i64>>(2)?))
+            })
+            .optional()?;
+        let unreadable = |error: &dyn std::fmt::Display| Error::Meaning(error.to_string());
+        Ok(match known {
+            Some((holder, _, None)) if holder == self.instance => Found::Own,
+            Some((holder, _, None)) => Found::Refused(Refusal::Taken(
+                InstanceId::try_from(holder).map_err(|error| unreadable(&error))?,
+            )),
+            Some((_, owner, Some(freed))) if owner != self.owner => {
+                let until = freed.saturating_add(millis(self.cool_down));
+                if until <= now_ms() {
+                    return Ok(Found::Free);
+                }
+                let until = OffsetDateTime::from_unix_timestamp_nanos(i128::from(until) * 1_000_000);
+                Found::Refused(Refusal::Cooling(until.map_err(|error| unreadable(&error))?))
+            }
+            _ => Found::Free,
+        })
+    }
+}
+
+/// Whose a host is.
+enum Found {
+    Own,
+    Free,
+    Refused(Refusal),
 }
 
 #[async_trait]
@@ -176,50 +243,68 @@ impl Store for SqliteStore {
             let mut query =
                 read.prepare_cached("SELECT body FROM instances WHERE position > ?1 ORDER BY position")?;
             let bodies = query.query_map([position], |row| row.get::<_, String>(0))?;
-            let instances = bodies.map(|body| parsed(&body?)).collect::<Result<_, Cause>>()?;
+            let instances = bodies.map(|body| parsed(&body?)).collect::<Result<_, Error>>()?;
             Ok((instances, u64::try_from(last).unwrap_or(0)))
         })
         .await
     }
 
-    async fn put(&self, instance: &Instance, job: Option<&Job>) -> Result<Put, StoreError> {
-        let expected = i64::try_from(instance.version).unwrap_or(i64::MAX);
+    async fn put(&self, write: Write<'_>) -> Result<Put, StoreError> {
+        let Write { instance, job, entry, most } = write;
         let mut stored = instance.clone();
         stored.version += 1;
-        let body = json(&stored)?;
-        let id = instance.id.to_string();
+        let row = Row {
+            id: instance.id.to_string(),
+            expected: i64::try_from(instance.version).unwrap_or(i64::MAX),
+            body: json(&stored)?,
+            owner: instance.request.owner.to_string(),
+            present: !instance.gone,
+            most,
+        };
         let job = job.map(|job| Ok::<_, StoreError>((job.id.clone(), json(job)?))).transpose()?;
-        let written = self
+        let entry = entry.map(|entry| Ok::<_, StoreError>((entry.clone(), json(entry)?))).transpose()?;
+        let refused = self
             .with("writing an instance", move |db| {
-                let write = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-                write.execute("UPDATE positions SET last = last + 1", [])?;
-                let rows = if expected == 0 {
-                    write.execute(
-                        "INSERT INTO instances SELECT ?1, 1, last, ?2 FROM positions WHERE TRUE ON CONFLICT DO NOTHING",
-                        params![id, body],
-                    )?
-                } else {
-                    write.execute(
-                        "UPDATE instances SET version = version + 1, body = ?2,
-                         position = (SELECT last FROM positions) WHERE id = ?1 AND version = ?3",
-                        params![id, body, expected],
-                    )?
-                };
-                if rows == 0 {
-                    return Ok(false);
+                let write = immediate(db)?;
+                if let Some(refused) = write_instance(&write, &row)? {
+                    return Ok(Some(refused));
                 }
                 if let Some((job_id, job)) = job {
                     write.execute("INSERT OR IGNORE INTO outbox VALUES (?1, ?2)", params![job_id, job])?;
                 }
+                if let Some((entry, body)) = entry {
+                    write_entry(&write, &entry, &body)?;
+                }
                 write.commit()?;
-                Ok(true)
+                Ok(None)
             })
             .await?;
-        if !written {
-            return Ok(Put::Conflict);
+        if let Some(refused) = refused {
+            return Ok(refused);
         }
         self.announce();
         Ok(Put::Stored(Box::new(stored)))
+    }
+
+    async fn audit(&self, query: &Query) -> Result<Vec<Entry>, StoreError> {
+        let Query { instance, platform, before } = query.clone();
+        self.with("reading the audit log", move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT position, body FROM audit WHERE position < ?1 AND (?2 IS NULL OR instance = ?2)
+                 AND (?3 IS NULL OR platform = ?3) ORDER BY position DESC LIMIT ?4",
+            )?;
+            let before = before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX));
+            let instance = instance.map(|id| id.to_string());
+            let rows = query.query_map(params![before, instance, platform, AUDIT_PAGE], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+            })?;
+            rows.map(|row| {
+                let (position, body) = row?;
+                Ok(Entry { position: u64::try_from(position).unwrap_or(0), ..parsed(&body)? })
+            })
+            .collect()
+        })
+        .await
     }
 
     async fn outbox(&self) -> Result<Vec<Job>, StoreError> {
@@ -240,44 +325,51 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn claim(&self, host: &Host, id: &InstanceId) -> Result<Claim, StoreError> {
-        let (host, id) = (host.to_string(), id.to_string());
-        let owner = self
-            .with("claiming a host", {
-                let id = id.clone();
-                move |db| {
-                    let write = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-                    write
-                        .execute("INSERT INTO hosts VALUES (?1, ?2) ON CONFLICT DO NOTHING", [&host, &id])?;
-                    let owner: String =
-                        write.query_row("SELECT instance FROM hosts WHERE host = ?1", [&host], |row| {
-                            row.get(0)
-                        })?;
-                    write.commit()?;
-                    Ok(owner)
+    async fn claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError> {
+        let wanted = Wanted::of(hosts, claimant);
+        self.with("claiming hosts", move |db| {
+            let write = immediate(db)?;
+            let (end, news) = wanted.judge(&write)?;
+            if !news.is_empty() {
+                // A name that is free for everybody again needs no row.
+                let cold = now_ms().saturating_sub(millis(wanted.cool_down));
+                write.execute("DELETE FROM hosts WHERE freed_at_ms < ?1", [cold])?;
+                let mut insert = write.prepare_cached(
+                    "INSERT OR REPLACE INTO hosts (host, instance, owner) VALUES (?1, ?2, ?3)",
+                )?;
+                for host in news {
+                    insert.execute([host, &wanted.instance, &wanted.owner])?;
                 }
-            })
-            .await?;
-        if owner == id {
-            return Ok(Claim::Held);
-        }
-        let taken = InstanceId::try_from(owner);
-        taken
-            .map(Claim::Taken)
-            .map_err(|error| StoreError { operation: "claiming a host", source: error.into() })
+                drop(insert);
+                write.commit()?;
+            }
+            Ok(end)
+        })
+        .await
+    }
+
+    async fn may_claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError> {
+        let wanted = Wanted::of(hosts, claimant);
+        self.with("looking hosts up", move |db| {
+            let read = db.transaction()?;
+            Ok(wanted.judge(&read)?.0)
+        })
+        .await
     }
 
     async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError> {
         let id = id.to_string();
         let keep: Vec<String> = keep.iter().map(ToString::to_string).collect();
         self.with("releasing hosts", move |db| {
-            let write = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let write = immediate(db)?;
             let held: Vec<String> = {
-                let mut query = write.prepare_cached("SELECT host FROM hosts WHERE instance = ?1")?;
+                let mut query = write
+                    .prepare_cached("SELECT host FROM hosts WHERE instance = ?1 AND freed_at_ms IS NULL")?;
                 query.query_map([&id], |row| row.get(0))?.collect::<Result<_, _>>()?
             };
             for host in held.iter().filter(|host| !keep.contains(host)) {
-                write.execute("DELETE FROM hosts WHERE host = ?1", [host])?;
+                write
+                    .execute("UPDATE hosts SET freed_at_ms = ?2 WHERE host = ?1", params![host, now_ms()])?;
             }
             write.commit()?;
             Ok(())
@@ -301,7 +393,7 @@ impl Store for SqliteStore {
 
     async fn reports(&self, group: &str) -> Result<Vec<FleetReport>, StoreError> {
         let group = group.to_owned();
-        let oldest = now_ms() - i64::try_from(REPORT_LIFETIME.as_millis()).unwrap_or(0);
+        let oldest = now_ms() - millis(REPORT_LIFETIME);
         self.with("reading reports", move |db| {
             let mut query = db.prepare_cached("SELECT body FROM reports WHERE grp = ?1 AND at_ms >= ?2")?;
             let bodies = query.query_map(params![group, oldest], |row| row.get::<_, String>(0))?;
@@ -322,7 +414,7 @@ impl Store for SqliteStore {
     async fn decide(&self, group: &str, before: &Controls, after: &Controls) -> Result<bool, StoreError> {
         let (group, before, body) = (group.to_owned(), before.clone(), json(after)?);
         let written = self.with("writing the controls", move |db| {
-            let write = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let write = immediate(db)?;
             let known = one(&write, "SELECT body FROM controls WHERE grp = ?1", &group)?;
             let known = known.map_or_else(|| Ok(Controls::default()), |body| parsed(&body))?;
             if known != before {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use model::{
     InstanceId,
+    audit::Entry,
     instance::{Instance, OperationKind, OperationState, StepName, StepState},
 };
 use queue::Lease;
 use runtime::telemetry::chain;
-use store::{Put, StoreError};
+use store::{Put, StoreError, Write};
 
 use crate::{Worker, steps::StepError};
 
@@ -134,7 +135,7 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
     }
     instance.operation.state = OperationState::Succeeded;
     tracing::info!(instance = %instance.id, operation = instance.operation.id, "succeeded");
-    put(worker, &instance).await.map(drop).map_err(|error| error.to_string())
+    end(worker, &instance).await.map(drop).map_err(|error| chain(&error))
 }
 
 /// The operation has failed, and the last good state stays: routes, hosts and names return to what the fleet
@@ -154,7 +155,7 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
     }
     instance.operation.note(step, StepState::Failed, cause);
     instance.operation.state = OperationState::Failed;
-    if put(worker, &instance).await.map_err(|error| error.to_string())? == Put::Conflict {
+    if end(worker, &instance).await.map_err(|error| chain(&error))? == Put::Conflict {
         // Another worker has it by now, and knows what to free.
         return Ok(());
     }
@@ -175,7 +176,13 @@ async fn keep_only_proven(worker: &Worker, instance: &Instance) -> Result<(), St
 
 /// Writes the instance. Somebody else's write is not an error: the caller reads again.
 pub(crate) async fn put(worker: &Worker, instance: &Instance) -> Result<Put, StepError> {
-    Ok(worker.store.put(instance, None).await?)
+    Ok(worker.store.put(Write::of(instance)).await?)
+}
+
+/// Writes the instance, whose operation has ended, and that into the audit log.
+async fn end(worker: &Worker, instance: &Instance) -> Result<Put, StoreError> {
+    let entry = Entry::ended(instance);
+    worker.store.put(Write { entry: Some(&entry), ..Write::of(instance) }).await
 }
 
 impl From<StoreError> for StepError {

@@ -10,9 +10,10 @@ pub mod dns;
 
 use std::{sync::Arc, time::Duration};
 
+use model::platforms::Platforms;
 use queue::Queue;
 use store::Store;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 pub use relay::relay;
 
@@ -28,6 +29,8 @@ pub struct Worker {
     pub store: Arc<dyn Store>,
     /// Where jobs come from.
     pub queue: Arc<dyn Queue>,
+    /// Who may have which hosts, and how many.
+    pub platforms: watch::Receiver<Arc<Platforms>>,
     /// Who issues certificates.
     pub certificates: Arc<dyn certificates::Certificates>,
     /// Where names are published.

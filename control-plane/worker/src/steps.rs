@@ -8,7 +8,7 @@ use model::{
     instance::{Instance, OperationKind, Published, StepName, StepState},
 };
 use runtime::telemetry::chain;
-use store::Claim;
+use store::Claimant;
 use time::OffsetDateTime;
 
 use crate::{Worker, job::put};
@@ -59,12 +59,21 @@ impl Worker {
 
     async fn claim(&self, instance: &Instance) -> Result<String, StepError> {
         let hosts = wanted(instance)?.service.hosts;
+        let (platforms, owner) = (self.platforms.borrow().clone(), &instance.request.owner);
+        let claimant = Claimant {
+            instance: &instance.id,
+            owner,
+            most: platforms.quota(owner).hosts,
+            cool_down: platforms.host_cool_down(),
+        };
         for (at, host) in hosts.iter().enumerate() {
-            if let Claim::Taken(_) = self.store.claim(host, &instance.id).await? {
-                return Err(StepError::Refused(format!(
-                    "hosts[{at}]: {host} belongs to another service instance"
-                )));
-            }
+            // The rules may have changed since the broker asked.
+            platforms
+                .may_claim(owner, host)
+                .map_err(|error| StepError::Refused(format!("hosts[{at}]: {error}")))?;
+        }
+        if let Some(why) = self.store.claim(&hosts, &claimant).await?.refusal(&hosts, &claimant) {
+            return Err(StepError::Refused(why));
         }
         Ok(format!("claimed {}", shown(&hosts)))
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{Operators, store_is_away, unauthorized};
 
 pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Response {
-    let is_platform = broker::authorized(&headers, &operators.platforms).is_some();
+    let is_platform = broker::authorized(&headers, &operators.platforms.borrow()).is_some();
     if !is_platform && operators.operator(&headers).is_none() {
         let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\"";
         return unauthorized(challenge, "credentials of a platform or the token of an operator are needed");

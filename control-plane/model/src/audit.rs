@@ -1,0 +1,120 @@
+//! The audit log: who changed what, when, and what became of it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::{
+    InstanceId,
+    instance::{Instance, OperationKind, OperationState},
+    platforms::Owner,
+};
+
+/// One line of the log. It is written in the same transaction as what it tells of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The store's: later entries have larger ones. 0 before it is written.
+    #[serde(default)]
+    pub position: u64,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Whose instance it is.
+    pub owner: Owner,
+    /// Which.
+    pub instance: InstanceId,
+    /// By which operation, for all entries of one change.
+    pub operation: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A platform asked for something, and it was begun.
+    Asked {
+        /// For what.
+        kind: OperationKind,
+        /// By whom.
+        by: Caller,
+        /// What the instance was; nothing, when there was none.
+        before: Option<State>,
+        /// What it is to be; nothing, when it is to go.
+        after: Option<State>,
+    },
+    /// The operation ended.
+    Ended {
+        /// How.
+        state: OperationState,
+        /// For people.
+        description: String,
+    },
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Of `X-Broker-API-Originating-Identity`: whom the platform acted for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Value>,
+    /// `X-Broker-API-Request-Identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+/// What an instance is said to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Of the catalog.
+    pub plan_id: String,
+    /// The service file.
+    pub parameters: Value,
+}
+
+impl State {
+    /// Of an instance that is there.
+    pub fn of(instance: &Instance) -> Option<Self> {
+        (!instance.gone).then(|| Self {
+            plan_id: instance.request.plan_id.clone(),
+            parameters: instance.request.parameters.clone(),
+        })
+    }
+}
+
+impl Entry {
+    /// Something of an instance's newest operation, now.
+    pub fn of(instance: &Instance, event: Event) -> Self {
+        Self {
+            position: 0,
+            at: OffsetDateTime::now_utc(),
+            owner: instance.request.owner.clone(),
+            instance: instance.id.clone(),
+            operation: instance.operation.id.clone(),
+            event,
+        }
+    }
+
+    /// The instance's operation has ended.
+    pub fn ended(instance: &Instance) -> Self {
+        let Instance { operation, .. } = instance;
+        Self::of(
+            instance,
+            Event::Ended { state: operation.state, description: operation.description.clone() },
+        )
+    }
+}
+
+/// Which entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Query {
+    /// Of one instance only.
+    pub instance: Option<InstanceId>,
+    /// Of one platform only.
+    pub platform: Option<String>,
+    /// Older than the one at this position: the next page.
+    pub before: Option<u64>,
+}

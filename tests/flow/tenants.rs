@@ -1,0 +1,87 @@
+//! Platforms of a file: secrets, hosts and quotas that operators change while everything runs, and the audit log.
+
+use std::fs;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tests::{Lab, eventually};
+
+/// What `gatehouse credentials` made: the secret, and its hash.
+async fn credentials(lab: &Lab, platform: &str) -> (String, String) {
+    let output = lab.gatehouse(&["credentials", platform, "--json"]).await;
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    (format!("{platform}:{}", made["secret"].as_str().unwrap()), made["hash"].as_str().unwrap().to_owned())
+}
+
+fn platforms(hash: &str, instances: u32) -> String {
+    let platform = json!({
+        "secrets": [hash], "hosts": [{"name": "*.example.test"}], "quota": {"instances": instances},
+    });
+    // JSON is YAML too.
+    json!({"platforms": {"ci": platform}, "host_cool_down_hours": 1}).to_string()
+}
+
+async fn run(lab: &Lab, args: &[&str]) -> (bool, String) {
+    let output = lab.gatehouse(args).await;
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn a_platforms_tenants_stay_within_what_operators_gave_them() {
+    let mut lab = Lab::prepare(|_| ()).await;
+    let (ci, hash) = credentials(&lab, "ci").await;
+    let file = lab.folder().join("platforms.yaml");
+    fs::write(&file, platforms(&hash, 1)).unwrap();
+    lab.stack.layout.control_plane_args.push(format!("--platforms={}", file.display()));
+    lab.stack.start(|_| ()).await.unwrap();
+    let example = include_str!("../../examples/hello.yaml");
+    let upstream = format!("http://127.0.0.1:{}", lab.stack.layout.ports.upstream);
+    let service = |name: &str| {
+        let file = lab.folder().join(format!("{name}.yaml"));
+        let text = example.replace("http://127.0.0.1:9001", &upstream).replace("hello", name);
+        fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let (one, two) = (service("one"), service("two"));
+
+    let (good, text) = run(&lab, &["apply", &one]).await;
+    assert!(!good && text.contains("401"), "dev:dev is nobody here: {text}");
+    let (good, text) = run(&lab, &["apply", &one, "--credentials", &ci]).await;
+    assert!(good && text.contains("live: one.example.test"), "{text}");
+    let (good, text) = run(&lab, &["apply", &two, "--credentials", &ci]).await;
+    assert!(!good && text.contains("quota: \"default\" has the 1 service instances"), "{text}");
+
+    fs::write(&file, "platforms: {ci: {").unwrap();
+    let (good, _) = run(&lab, &["status", "--credentials", &ci]).await;
+    assert!(good, "a file that cannot be read changes nothing");
+    fs::write(&file, platforms(&hash, 2)).unwrap();
+    eventually("there is more room", || async {
+        run(&lab, &["apply", &two, "--credentials", &ci]).await.0.then_some(())
+    })
+    .await;
+
+    let (good, text) = run(&lab, &["delete", "one", "--credentials", &ci]).await;
+    assert!(good, "{text}");
+    let (good, text) = run(&lab, &["apply", &one, "--credentials", &ci, "--tenant", "another"]).await;
+    assert!(
+        !good && text.contains("one.example.test was another tenant's, and is kept for it until"),
+        "{text}"
+    );
+
+    let (good, text) = run(&lab, &["audit"]).await;
+    assert!(good, "{text}");
+    for words in ["ci/default", "provision", "deprovision", "succeeded: live", "succeeded: gone"] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+    let feed = format!("{}/v2/service_instances", lab.stack.control_plane_url());
+    let asked = reqwest::Client::new().get(&feed);
+    let (user, secret) = ci.split_once(':').unwrap();
+    let refused = asked.try_clone().unwrap().basic_auth(user, Some(secret)).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "it shows what all platforms have");
+    let listed: Value = asked.bearer_auth("dev").send().await.unwrap().json().await.unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(listed[0]["parameters"]["hosts"], json!(["two.example.test"]));
+    assert_eq!(listed[0]["owner"], json!({"platform": "ci", "tenant": "default"}));
+    lab.stop().await;
+}

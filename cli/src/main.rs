@@ -7,6 +7,7 @@ mod credentials;
 mod delete;
 mod fleet;
 mod import;
+mod jobs;
 mod operators;
 mod service;
 mod status;
@@ -39,6 +40,8 @@ enum Command {
     Import(import::Args),
     /// Take a service away, and wait until it is gone
     Delete(delete::Args),
+    /// Show what workers have to do; retry or drop what they have given up
+    Jobs(jobs::Args),
     /// Show who changed what
     Audit(audit::Args),
     /// Make a secret for a platform
@@ -56,6 +59,7 @@ async fn main() -> ExitCode {
         Command::Fleet(args) => fleet::run(args).await,
         Command::Import(args) => import::run(&args),
         Command::Delete(args) => delete::run(args).await,
+        Command::Jobs(args) => jobs::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Credentials(args) => credentials::run(&args),
         Command::Token(args) => token::run(&args),

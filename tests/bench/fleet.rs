@@ -21,7 +21,7 @@ use bytes::Bytes;
 use lab::{Ports, Process};
 use model::instance::{Instance, OperationState, Published, Request};
 use serde_json::json;
-use store::{Put, SqliteStore, Store as _, Write};
+use store::{Keys, Put, SqliteStore, Store as _, Write};
 use tests::figures::{cpu_ms, median, percentile, print, rounded};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -90,7 +90,7 @@ async fn bench(size: &Size) -> anyhow::Result<serde_json::Value> {
 }
 
 async fn measure(size: &Size, folder: &Path) -> anyhow::Result<serde_json::Value> {
-    let store = SqliteStore::open(&folder.join("gatehouse.db"))?;
+    let store = SqliteStore::open(&folder.join("gatehouse.db"), Keys::default())?;
     let mut instances = seed(&store, size.services).await?;
     let ports = Ports::free()?;
     let server = Server::start(folder, &ports).await?;

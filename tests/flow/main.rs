@@ -6,6 +6,7 @@
 mod access_log;
 mod client;
 mod decisions;
+mod jobs;
 mod onboarding;
 mod outage;
 mod render;

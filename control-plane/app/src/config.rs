@@ -15,9 +15,10 @@ use context::Source;
 use model::{UpstreamRule, fleet::EDGE_GROUP, platforms::Platforms};
 use prometheus_client::registry::Registry;
 use runtime::{files, tls::TlsFiles};
+use store::Keys;
 use validator::Validator;
 
-use crate::{dev, edge::Edge, folder::Folder};
+use crate::{dev, edge::Edge, folder::Folder, keys};
 
 /// The control plane of Gatehouse.
 #[derive(Debug, Parser)]
@@ -65,6 +66,10 @@ pub(crate) struct Args {
     /// YAML: the platforms that may order, their secrets' hashes, hosts and quotas; watched
     #[arg(long, global = true, env = "GATEHOUSE_PLATFORMS")]
     pub(crate) platforms: Option<PathBuf>,
+    /// A file with a line `id key` for each key that seals what the store keeps secret, the newest first; made, where it
+    /// is not there [default: store.keys in the data folder]
+    #[arg(long, global = true, env = "GATEHOUSE_STORE_KEYS")]
+    pub(crate) store_keys: Option<PathBuf>,
     /// A file with a line `name:token` for each operator
     #[arg(long, global = true, env = "GATEHOUSE_OPERATORS")]
     pub(crate) operators: Option<PathBuf>,
@@ -93,6 +98,8 @@ pub(crate) enum Command {
     Worker,
     /// Only context, templates and xDS
     Ads,
+    /// Seals everything in the store with the newest key, so that the older ones can go
+    Reseal,
     /// Renders the templates and checks the result, without serving anything. Ends with 1 at a mistake, and with 2
     /// where --diff or --golden find differences
     Render(RenderArgs),
@@ -144,6 +151,8 @@ pub(crate) struct Roles {
 pub(crate) struct Config {
     pub(crate) roles: Roles,
     pub(crate) data_dir: PathBuf,
+    pub(crate) database: PathBuf,
+    pub(crate) store_keys: Keys,
     pub(crate) http: SocketAddr,
     pub(crate) xds: SocketAddr,
     pub(crate) xds_tls: Option<TlsFiles>,
@@ -166,6 +175,15 @@ impl Args {
         Folder { path: self.templates.clone(), with_defaults: !self.no_default_templates }
     }
 
+    /// The database, and the keys of what is secret in it.
+    pub(crate) fn store(&self) -> anyhow::Result<(PathBuf, Keys)> {
+        // The database holds what tenants ordered.
+        files::private_folder(&self.data_dir)
+            .with_context(|| format!("--data-dir: making the folder {}", self.data_dir.display()))?;
+        let path = self.store_keys.clone().unwrap_or_else(|| self.data_dir.join("store.keys"));
+        Ok((self.data_dir.join("gatehouse.db"), keys::read(&path).context("--store-keys")?))
+    }
+
     fn xds_tls(&self) -> Option<TlsFiles> {
         Some(TlsFiles {
             certificate: self.xds_cert.clone()?,
@@ -180,7 +198,7 @@ impl Config {
         let all = Roles { broker: true, worker: true, ads: true };
         let none = Roles { broker: false, worker: false, ads: false };
         let roles = match args.command {
-            None | Some(Command::All | Command::Render(_)) => all,
+            None | Some(Command::All | Command::Render(_) | Command::Reseal) => all,
             Some(Command::Broker) => Roles { broker: true, ..none },
             Some(Command::Worker) => Roles { worker: true, ..none },
             Some(Command::Ads) => Roles { ads: true, ..none },
@@ -194,10 +212,10 @@ impl Config {
         );
         ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
         ensure!(args.fleet_deadline_secs > 0, "--fleet-deadline-secs: at least 1, got 0");
-        // The database holds the keys of certificates.
-        files::private_folder(&args.data_dir)
-            .with_context(|| format!("--data-dir: making the folder {}", args.data_dir.display()))?;
+        let (database, store_keys) = args.store()?;
         Ok(Self {
+            database,
+            store_keys,
             roles,
             data_dir: args.data_dir.clone(),
             http: args.http,

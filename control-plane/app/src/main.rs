@@ -7,6 +7,7 @@ mod dev;
 mod edge;
 mod folder;
 mod items;
+mod keys;
 mod listener;
 mod nest;
 mod operators;
@@ -18,9 +19,11 @@ mod roles;
 mod variant;
 mod xds;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use mimalloc::MiMalloc;
 use runtime::telemetry;
+use store::SqliteStore;
 
 use crate::config::{Args, Command};
 
@@ -44,10 +47,24 @@ fn main() -> std::process::ExitCode {
 }
 
 fn start(args: &Args) -> anyhow::Result<()> {
+    if let Some(Command::Reseal) = args.command {
+        return reseal(args);
+    }
     let config = config::Config::load(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let app = roles::App::bind(config).await?;
         app.run(runtime::shutdown()?).await
+    })
+}
+
+fn reseal(args: &Args) -> anyhow::Result<()> {
+    let (path, keys) = args.store()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = SqliteStore::open(&path, keys).with_context(|| path.display().to_string())?;
+        let instances = keys::reseal(&store).await?;
+        tracing::info!(instances, "sealed with the first key");
+        Ok(())
     })
 }

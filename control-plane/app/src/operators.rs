@@ -5,6 +5,7 @@
 
 mod context;
 mod controls;
+mod jobs;
 mod nodes;
 mod resources;
 mod services;
@@ -25,6 +26,7 @@ use axum::{
 };
 use broker::Credentials;
 use model::{context::Context, platforms::Platforms};
+use queue::Queue;
 use serde_json::json;
 use store::{Store, StoreError};
 use tokio::sync::watch;
@@ -35,6 +37,7 @@ use crate::publisher::SharedFaults;
 #[derive(Clone)]
 pub(crate) struct Operators {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<dyn Queue>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) faults: SharedFaults,
     /// `None` where this process renders nothing.
@@ -60,6 +63,9 @@ impl Operators {
             .route("/api/diff/{*id}", get(nodes::diff))
             .route("/api/resources", get(resources::list))
             .route("/api/resources/{kind}/{*name}", get(resources::one))
+            .route("/api/jobs", get(jobs::list))
+            .route("/api/jobs/{id}/retry", post(jobs::retry))
+            .route("/api/jobs/{id}/drop", post(jobs::discard))
             .route("/api/audit", get(services::audit))
             .route("/v2/service_instances", get(services::list))
             .route("/api/sources", get(status::sources))

@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
-use worker::{Worker, certificates::LocalCa, dns::LocalZone};
+use worker::{Retries, Worker, certificates::LocalCa, dns::LocalZone};
 
 use crate::{
     config::{self, Config, Roles},
@@ -48,7 +48,7 @@ pub(crate) struct App {
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 impl App {
-    pub(crate) async fn bind(config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn bind(mut config: Config) -> anyhow::Result<Self> {
         let http = TcpListener::bind(config.http)
             .await
             .with_context(|| format!("--http: listening on {}", config.http))?;
@@ -60,9 +60,11 @@ impl App {
         } else {
             None
         };
-        let database = config.data_dir.join("gatehouse.db");
-        let store = Arc::new(SqliteStore::open(&database).with_context(|| database.display().to_string())?);
-        let queue = Arc::new(SqliteQueue::open(&database).with_context(|| database.display().to_string())?);
+        let keys = std::mem::take(&mut config.store_keys);
+        let database = &config.database;
+        let store = SqliteStore::open(database, keys).with_context(|| database.display().to_string())?;
+        let store = Arc::new(store);
+        let queue = Arc::new(SqliteQueue::open(database).with_context(|| database.display().to_string())?);
         Ok(Self { config, http, xds, store, queue })
     }
 
@@ -83,21 +85,10 @@ impl App {
         let followed = followed.context("--platforms")?;
         let platforms = followed.platforms.clone();
         tasks.spawn(followed.follow());
-        let mut router = Router::new();
-
+        let router = if broker { new_broker(&config, &store, &platforms).router() } else { Router::new() };
         if worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
             tasks.spawn(new_worker(&config, &store, &queue, &platforms)?.run(shutdown.wait()));
-        }
-        if broker {
-            let issuers = config.edge.issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
-            let broker = Broker {
-                store: store.clone(),
-                platforms: platforms.clone(),
-                upstreams: config.upstreams,
-                issuers: Arc::new(issuers),
-            };
-            router = router.merge(broker.router());
         }
         let (mut sources, mut seen) = (None, None);
         let mut nodes = tokio::spawn(shutdown.wait());
@@ -145,8 +136,18 @@ impl App {
             nodes = tokio::spawn(xds::serve(listener, tls, discovery, shutdown.clone()));
         }
         let people = Arc::new(config.operators);
-        let operators =
-            Operators { store, hub, faults, sources, contexts: seen, history, platforms, people, group };
+        let operators = Operators {
+            store,
+            queue,
+            hub,
+            faults,
+            sources,
+            contexts: seen,
+            history,
+            platforms,
+            people,
+            group,
+        };
         let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());
@@ -183,6 +184,20 @@ async fn drain<T>(requests: JoinHandle<T>, nodes: JoinHandle<()>) {
     }
 }
 
+fn new_broker(
+    config: &Config,
+    store: &Arc<SqliteStore>,
+    platforms: &watch::Receiver<Arc<Platforms>>,
+) -> Broker {
+    let issuers = config.edge.issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
+    Broker {
+        store: store.clone(),
+        platforms: platforms.clone(),
+        upstreams: config.upstreams,
+        issuers: Arc::new(issuers),
+    }
+}
+
 fn new_worker(
     config: &Config,
     store: &Arc<SqliteStore>,
@@ -198,6 +213,7 @@ fn new_worker(
         certificates: Arc::new(LocalCa::open(&config.data_dir.join("dev-ca"))?),
         dns: Arc::new(LocalZone::new(&config.data_dir.join("zone"), edge)),
         lease: config.job_lease,
+        retries: Retries::default(),
         fleet_deadline: config.fleet_deadline,
     })
 }

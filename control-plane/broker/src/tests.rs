@@ -11,7 +11,7 @@ use model::{
     instance::{Instance, OperationState},
 };
 use serde_json::{Value, json};
-use store::{SqliteStore, Write};
+use store::{Keys, SqliteStore, Write};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -32,7 +32,7 @@ fn bench() -> Bench {
 
 fn bench_of(platforms: Platforms) -> Bench {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
+    let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap());
     let (sender, platforms) = watch::channel(Arc::new(platforms));
     let broker = Broker {
         store: store.clone(),

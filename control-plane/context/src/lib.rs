@@ -103,7 +103,7 @@ mod tests {
         instance::{OperationState, Published, Request},
     };
     use serde_json::json;
-    use store::{Put, SqliteStore, Write};
+    use store::{Keys, Put, SqliteStore, Write};
 
     use super::*;
 
@@ -126,7 +126,8 @@ mod tests {
     #[tokio::test]
     async fn the_context_follows_the_store_and_shares_what_did_not_change() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap());
+        let store =
+            Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap());
         put(&store, &instance("a")).await;
         let sender = watch::Sender::new(Arc::new(Values::new()));
         let (mut contexts, task) = follow(store.clone(), "edge".into(), sender.subscribe()).await.unwrap();

@@ -259,6 +259,22 @@ impl Instance {
         self.operation = Operation::new(operation, kind);
     }
 
+    /// The operation under way has failed, and the last good state stays: what the fleet has proven to run is published,
+    /// and is what the instance is said to be, so that a repeat of the refused change is a change.
+    pub fn fail(&mut self, step: Option<StepName>, cause: impl Into<String>) {
+        if self.operation.kind != OperationKind::Deprovision {
+            self.published.clone_from(&self.proven);
+            if let Some(proven) = &self.proven {
+                self.request.parameters.clone_from(&proven.parameters);
+            }
+        }
+        match step {
+            Some(step) => self.operation.note(step, StepState::Failed, cause),
+            None => self.operation.description = cause.into(),
+        }
+        self.operation.state = OperationState::Failed;
+    }
+
     /// The job for the operation under way.
     pub fn job(&self) -> Job {
         Job { id: self.operation.id.clone(), instance: self.id.clone() }

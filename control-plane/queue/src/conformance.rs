@@ -58,6 +58,31 @@ async fn a_waiting_worker_is_woken(queue: &dyn Queue) {
     queue.done(&lease).await.unwrap();
 }
 
+async fn a_job_that_is_given_up_waits_for_an_operator(queue: &dyn Queue) {
+    queue.send(&job("p")).await.unwrap();
+    let lease = received(queue, LONG).await;
+    assert_eq!(queue.depth().await.unwrap(), Depth { visible: 0, hidden: 1 });
+    assert!(queue.bury(&lease, "it is poison").await.unwrap());
+    assert!(!queue.bury(&lease, "twice").await.unwrap());
+    assert!(!queue.done(&lease).await.unwrap());
+    assert!(!queue.extend(&lease, LONG).await.unwrap());
+    queue.send(&job("p")).await.unwrap();
+    nothing_visible(queue).await;
+    let letters = queue.dead().await.unwrap();
+    let told: Vec<_> =
+        letters.iter().map(|one| (one.id.as_str(), &one.job, one.cause.as_str(), one.attempts)).collect();
+    assert_eq!(told, [("p", &Some(job("p")), "it is poison", 1)]);
+    assert_eq!(queue.depth().await.unwrap(), Depth { visible: 0, hidden: 0 });
+    assert!(!queue.revive("another").await.unwrap());
+    assert!(queue.revive("p").await.unwrap());
+    let again = received(queue, LONG).await;
+    assert_eq!(again.attempt, 1, "as if it were new");
+    assert!(!queue.drop_dead("p").await.unwrap(), "it lives");
+    queue.bury(&again, "still").await.unwrap();
+    assert!(queue.drop_dead("p").await.unwrap());
+    assert_eq!(queue.dead().await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn sqlite_conforms() {
     let folder = tempfile::tempdir().unwrap();
@@ -66,6 +91,7 @@ async fn sqlite_conforms() {
     a_job_comes_again_when_its_worker_died(&queue).await;
     an_extended_lease_keeps_the_job(&queue).await;
     a_waiting_worker_is_woken(&queue).await;
+    a_job_that_is_given_up_waits_for_an_operator(&queue).await;
 }
 
 #[tokio::test]
@@ -74,4 +100,19 @@ async fn sqlite_keeps_jobs_over_a_restart() {
     let path = folder.path().join("gatehouse.db");
     SqliteQueue::open(&path).unwrap().send(&job("a")).await.unwrap();
     assert_eq!(received(&SqliteQueue::open(&path).unwrap(), LONG).await.job, job("a"));
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_keeps_no_other_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gatehouse.db");
+    let queue = SqliteQueue::open(&path).unwrap();
+    let file = ::sqlite::Database::open(&path, ::sqlite::Part { name: "tests", migrations: &[] }).unwrap();
+    let sql = "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES ('x', '{\"of\": \"2031\"}', 0, 0)";
+    file.with(move |db| Ok(db.execute(sql, [])?)).await.unwrap();
+    queue.send(&job("a")).await.unwrap();
+    assert_eq!(received(&queue, LONG).await.job, job("a"));
+    let letters = queue.dead().await.unwrap();
+    assert_eq!((letters.len(), letters[0].id.as_str(), &letters[0].job), (1, "x", &None));
+    assert!(letters[0].cause.starts_with("cannot be read: missing field"), "{letters:?}");
 }

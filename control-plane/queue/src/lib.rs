@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use model::job::Job;
+use serde::Serialize;
+use time::OffsetDateTime;
 
 #[cfg(test)]
 mod conformance;
@@ -33,6 +35,34 @@ pub struct Lease {
     pub receipt: String,
 }
 
+/// A job that is given up, with its reason: nobody works on it until an operator says so.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeadLetter {
+    /// Names the letter.
+    pub id: String,
+    /// What was to be done; nothing, when it cannot be read.
+    pub job: Option<Job>,
+    /// Why it is here.
+    pub cause: String,
+    /// How often it was handed out.
+    pub attempts: u32,
+    /// Since when it is here.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+}
+
+/// Jobs that are waiting, or being worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Depth {
+    /// Could be handed out now.
+    pub visible: u64,
+    /// Are hidden: a worker has them, or they rest before the next try.
+    pub hidden: u64,
+}
+
+/// Dead letters that one answer holds; the oldest come first, and the rest when those are dealt with.
+pub const DEAD_PAGE: u32 = 500;
+
 /// The capability.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync {
@@ -50,4 +80,19 @@ pub trait Queue: fmt::Debug + Send + Sync {
 
     /// Gives the job back, to be handed out after a pause.
     async fn retry_after(&self, lease: &Lease, pause: Duration) -> Result<bool, QueueError>;
+
+    /// Gives the job up: it goes to the dead letters. `false`: the lease had ended.
+    async fn bury(&self, lease: &Lease, cause: &str) -> Result<bool, QueueError>;
+
+    /// The dead letters; at most [`DEAD_PAGE`].
+    async fn dead(&self) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Hands a dead letter out again, as if it were new. `false`: there is none of this id.
+    async fn revive(&self, id: &str) -> Result<bool, QueueError>;
+
+    /// Throws a dead letter away. `false`: there is none of this id.
+    async fn drop_dead(&self, id: &str) -> Result<bool, QueueError>;
+
+    /// How much there is to do.
+    async fn depth(&self) -> Result<Depth, QueueError>;
 }

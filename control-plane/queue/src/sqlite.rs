@@ -8,9 +8,10 @@ use sqlite::{
     Database, Error, Part, after_ms, now_ms,
     rusqlite::{Connection, OptionalExtension as _, params},
 };
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::{Lease, Queue, QueueError};
+use crate::{DEAD_PAGE, DeadLetter, Depth, Lease, Queue, QueueError};
 
 /// Jobs that this process sends wake a worker at once; those of another process, and those whose lease has
 /// ended, are found at this pace.
@@ -24,6 +25,16 @@ const FIRST: &str = "
     CREATE INDEX IF NOT EXISTS jobs_by_visibility ON jobs (visible_at_ms);
 ";
 
+/// Jobs that are given up stay, out of the way.
+const DEAD_LETTERS: &str = "
+    ALTER TABLE jobs ADD COLUMN dead_since_ms INTEGER;
+    ALTER TABLE jobs ADD COLUMN cause TEXT;
+    ALTER TABLE jobs ADD COLUMN forgiven INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX jobs_by_visibility;
+    CREATE INDEX jobs_by_visibility ON jobs (visible_at_ms) WHERE dead_since_ms IS NULL;
+    CREATE INDEX jobs_by_death ON jobs (dead_since_ms) WHERE dead_since_ms IS NOT NULL;
+";
+
 /// A queue in one file.
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -34,7 +45,7 @@ pub struct SqliteQueue {
 impl SqliteQueue {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, QueueError> {
-        let database = Database::open(path, Part { name: "queue", migrations: &[FIRST] })
+        let database = Database::open(path, Part { name: "queue", migrations: &[FIRST, DEAD_LETTERS] })
             .map_err(|error| failed("opening the database", error))?;
         Ok(Self { database, sent: Notify::new() })
     }
@@ -47,24 +58,49 @@ impl SqliteQueue {
         self.database.with(work).await.map_err(|error| failed(operation, error))
     }
 
-    /// The receipt is the attempt's number: a lease that has ended carries an older one.
+    /// The receipt says how often the job was ever handed out: a lease that has ended carries a smaller number.
     async fn lease(&self, lease: Duration) -> Result<Option<Lease>, QueueError> {
-        let row = self
-            .with("receiving a job", move |db| {
-                let until = after_ms(lease);
-                let row = db.query_row(
-                    "UPDATE jobs SET visible_at_ms = ?2, attempts = attempts + 1
-                     WHERE id = (SELECT id FROM jobs WHERE visible_at_ms <= ?1 ORDER BY visible_at_ms LIMIT 1)
-                     RETURNING body, attempts",
-                    [now_ms(), until],
-                    |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)),
-                );
-                Ok(row.optional()?)
-            })
-            .await?;
-        let Some((body, attempt)) = row else { return Ok(None) };
-        let job = serde_json::from_str(&body).map_err(|error| failed("reading a job", error))?;
-        Ok(Some(Lease { job, attempt, receipt: attempt.to_string() }))
+        loop {
+            let row = self
+                .with("receiving a job", move |db| {
+                    let mut take = db.prepare_cached(
+                        "UPDATE jobs SET visible_at_ms = ?2, attempts = attempts + 1
+                         WHERE id = (SELECT id FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL
+                                     ORDER BY visible_at_ms LIMIT 1)
+                         RETURNING id, body, attempts, forgiven",
+                    )?;
+                    let row = take.query_row([now_ms(), after_ms(lease)], |row| {
+                        Ok((
+                            row.get::<_, String>(0)?,
+                            row.get::<_, String>(1)?,
+                            row.get::<_, u32>(2)?,
+                            row.get::<_, u32>(3)?,
+                        ))
+                    });
+                    Ok(row.optional()?)
+                })
+                .await?;
+            let Some((id, body, times, forgiven)) = row else { return Ok(None) };
+            match serde_json::from_str(&body) {
+                Ok(job) => {
+                    let attempt = times.saturating_sub(forgiven);
+                    return Ok(Some(Lease { job, attempt, receipt: times.to_string() }));
+                }
+                // Of another release, or damaged: it must not keep the others waiting.
+                Err(error) => {
+                    self.give_up(id, times.to_string(), format!("cannot be read: {error}")).await?;
+                }
+            }
+        }
+    }
+
+    async fn give_up(&self, id: String, receipt: String, cause: String) -> Result<bool, QueueError> {
+        let sql = "UPDATE jobs SET dead_since_ms = ?3, cause = ?4
+                   WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
+        self.with("giving a job up", move |db| {
+            Ok(db.execute(sql, params![id, receipt, now_ms(), cause])? == 1)
+        })
+        .await
     }
 
     async fn update(
@@ -74,7 +110,7 @@ impl SqliteQueue {
         lease: &Lease,
         at: i64,
     ) -> Result<bool, QueueError> {
-        let (id, receipt) = (lease.job.id.clone(), lease.attempt);
+        let (id, receipt) = (lease.job.id.clone(), lease.receipt.clone());
         self.with(operation, move |db| Ok(db.execute(sql, params![id, receipt, at])? == 1)).await
     }
 }
@@ -93,7 +129,7 @@ impl Queue for SqliteQueue {
         let id = job.id.clone();
         self.with("sending a job", move |db| {
             db.execute(
-                "INSERT INTO jobs VALUES (?1, ?2, ?3, 0) ON CONFLICT DO NOTHING",
+                "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES (?1, ?2, ?3, 0) ON CONFLICT DO NOTHING",
                 params![id, body, now_ms()],
             )?;
             Ok(())
@@ -115,17 +151,72 @@ impl Queue for SqliteQueue {
     }
 
     async fn extend(&self, lease: &Lease, by: Duration) -> Result<bool, QueueError> {
-        let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = ?2";
+        let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
         self.update("extending a lease", sql, lease, after_ms(by)).await
     }
 
     async fn done(&self, lease: &Lease) -> Result<bool, QueueError> {
-        let sql = "DELETE FROM jobs WHERE id = ?1 AND attempts = ?2 AND ?3 IS NOT NULL";
+        let sql = "DELETE FROM jobs WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL AND ?3 IS NOT NULL";
         self.update("finishing a job", sql, lease, 0).await
     }
 
     async fn retry_after(&self, lease: &Lease, pause: Duration) -> Result<bool, QueueError> {
-        let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = ?2";
+        let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
         self.update("giving a job back", sql, lease, after_ms(pause)).await
+    }
+
+    async fn bury(&self, lease: &Lease, cause: &str) -> Result<bool, QueueError> {
+        self.give_up(lease.job.id.clone(), lease.receipt.clone(), cause.to_owned()).await
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetter>, QueueError> {
+        self.with("reading the dead letters", |db| {
+            let mut query = db.prepare_cached(
+                "SELECT id, body, cause, attempts - forgiven, dead_since_ms FROM jobs
+                 WHERE dead_since_ms IS NOT NULL ORDER BY dead_since_ms LIMIT ?1",
+            )?;
+            let letters = query.query_map([DEAD_PAGE], |row| {
+                let since = i128::from(row.get::<_, i64>(4)?) * 1_000_000;
+                Ok(DeadLetter {
+                    id: row.get(0)?,
+                    job: serde_json::from_str(&row.get::<_, String>(1)?).ok(),
+                    cause: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
+                    attempts: row.get(3)?,
+                    since: OffsetDateTime::from_unix_timestamp_nanos(since)
+                        .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+                })
+            })?;
+            Ok(letters.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    async fn revive(&self, id: &str) -> Result<bool, QueueError> {
+        let id = id.to_owned();
+        let sql =
+            "UPDATE jobs SET dead_since_ms = NULL, cause = NULL, forgiven = attempts, visible_at_ms = ?2
+                   WHERE id = ?1 AND dead_since_ms IS NOT NULL";
+        let revived =
+            self.with("reviving a job", move |db| Ok(db.execute(sql, params![id, now_ms()])? == 1)).await?;
+        self.sent.notify_one();
+        Ok(revived)
+    }
+
+    async fn drop_dead(&self, id: &str) -> Result<bool, QueueError> {
+        let id = id.to_owned();
+        let sql = "DELETE FROM jobs WHERE id = ?1 AND dead_since_ms IS NOT NULL";
+        self.with("dropping a job", move |db| Ok(db.execute(sql, [id])? == 1)).await
+    }
+
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        self.with("counting jobs", |db| {
+            let sql = "SELECT count(*) FILTER (WHERE visible_at_ms <= ?1), count(*) FILTER (WHERE visible_at_ms > ?1)
+                       FROM jobs WHERE dead_since_ms IS NULL";
+            let (visible, hidden) = db.query_row(sql, [now_ms()], |row| {
+                Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?))
+            })?;
+            Ok(Depth { visible: visible.into(), hidden: hidden.into() })
+        })
+        .await
     }
 }

@@ -227,14 +227,17 @@ async fn all(store: &dyn Store) {
 #[tokio::test]
 async fn sqlite_conforms() {
     let folder = tempfile::tempdir().unwrap();
-    all(&SqliteStore::open(&folder.path().join("gatehouse.db")).unwrap()).await;
+    all(&SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap()).await;
 }
 
 #[tokio::test]
 async fn sqlite_keeps_everything_and_tells_other_processes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gatehouse.db");
-    let (here, there) = (SqliteStore::open(&path).unwrap(), SqliteStore::open(&path).unwrap());
+    let (here, there) = (
+        SqliteStore::open(&path, Keys::default()).unwrap(),
+        SqliteStore::open(&path, Keys::default()).unwrap(),
+    );
     let mut changes = there.changes();
     // The first look is a change; the next one is the other's write.
     tokio::time::timeout(std::time::Duration::from_secs(5), changes.changed()).await.unwrap().unwrap();

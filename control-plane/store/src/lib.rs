@@ -18,8 +18,10 @@ use tokio::sync::watch;
 
 #[cfg(test)]
 mod conformance;
+mod keys;
 mod sqlite;
 
+pub use keys::{InvalidKey, Keys};
 pub use sqlite::SqliteStore;
 
 /// A store that cannot do what it was asked for; nothing was changed.

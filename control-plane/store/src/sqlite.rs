@@ -21,7 +21,9 @@ use sqlite::{
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::{AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Put, Refusal, Store, StoreError, Write};
+use crate::{
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, Put, Refusal, Store, StoreError, Write,
+};
 
 /// How often another process's writes are looked for. Writes of this process are announced at once.
 const FOREIGN_WRITES: Duration = Duration::from_millis(10);
@@ -32,15 +34,16 @@ const REPORT_LIFETIME: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct SqliteStore {
     database: Database,
+    keys: Keys,
     changes: watch::Sender<u64>,
 }
 
 impl SqliteStore {
-    /// Opens the file, or makes it. Must be called within a tokio runtime.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the file, or makes it; secrets are sealed with the keys. Must be called within a tokio runtime.
+    pub fn open(path: &Path, keys: Keys) -> Result<Self, StoreError> {
         let database =
             Database::open(path, tables::TABLES).map_err(|error| failed("opening the database", error))?;
-        let store = Self { database, changes: watch::Sender::new(0) };
+        let store = Self { database, keys, changes: watch::Sender::new(0) };
         store.watch_foreign_writes();
         Ok(store)
     }
@@ -69,6 +72,10 @@ impl SqliteStore {
         self.database.with(work).await.map_err(|error| failed(operation, error))
     }
 
+    fn opened(&self, instance: Instance) -> Result<Instance, StoreError> {
+        self.keys.opened(instance).map_err(unsealed)
+    }
+
     fn announce(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
@@ -76,6 +83,10 @@ impl SqliteStore {
 
 fn failed(operation: &'static str, error: Error) -> StoreError {
     StoreError { operation, source: error.into() }
+}
+
+fn unsealed(error: InvalidKey) -> StoreError {
+    StoreError { operation: "opening or sealing a secret", source: error.into() }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
@@ -228,25 +239,30 @@ enum Found {
 impl Store for SqliteStore {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         let id = id.to_string();
-        self.with("reading an instance", move |db| {
-            let body = one(db, "SELECT body FROM instances WHERE id = ?1", &id)?;
-            body.map(|body| parsed(&body)).transpose()
-        })
-        .await
+        let found = self
+            .with("reading an instance", move |db| {
+                let body = one(db, "SELECT body FROM instances WHERE id = ?1", &id)?;
+                body.map(|body| parsed(&body)).transpose()
+            })
+            .await?;
+        found.map(|instance| self.opened(instance)).transpose()
     }
 
     async fn changed_since(&self, position: u64) -> Result<(Vec<Instance>, u64), StoreError> {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        self.with("reading changes", move |db| {
+        let read = self.with("reading changes", move |db| {
             let read = db.transaction()?;
             let last: i64 = read.query_row("SELECT last FROM positions", [], |row| row.get(0))?;
             let mut query =
                 read.prepare_cached("SELECT body FROM instances WHERE position > ?1 ORDER BY position")?;
             let bodies = query.query_map([position], |row| row.get::<_, String>(0))?;
-            let instances = bodies.map(|body| parsed(&body?)).collect::<Result<_, Error>>()?;
+            let instances = bodies.map(|body| parsed(&body?)).collect::<Result<Vec<_>, Error>>()?;
             Ok((instances, u64::try_from(last).unwrap_or(0)))
-        })
-        .await
+        });
+        let (instances, last) = read.await?;
+        let instances =
+            instances.into_iter().map(|instance| self.opened(instance)).collect::<Result<_, _>>()?;
+        Ok((instances, last))
     }
 
     async fn put(&self, write: Write<'_>) -> Result<Put, StoreError> {
@@ -256,7 +272,7 @@ impl Store for SqliteStore {
         let row = Row {
             id: instance.id.to_string(),
             expected: i64::try_from(instance.version).unwrap_or(i64::MAX),
-            body: json(&stored)?,
+            body: json(&self.keys.sealed(stored.clone()).map_err(unsealed)?)?,
             owner: instance.request.owner.to_string(),
             present: !instance.gone,
             most,

@@ -1,7 +1,5 @@
 //! One job, from its lease to its end.
 
-use std::time::Duration;
-
 use model::{
     InstanceId,
     audit::Entry,
@@ -10,15 +8,13 @@ use model::{
 use queue::Lease;
 use runtime::telemetry::chain;
 use store::{Put, StoreError, Write};
+use tokio::task::JoinSet;
 
 use crate::{Worker, steps::StepError};
 
-/// A step that failed for a passing reason is tried again after so long, doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// At most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Leases of one job before its operation has failed: about eight minutes of pauses.
-const MAX_ATTEMPTS: u32 = 20;
+/// Leases beyond the tries, for a worker that finds the tries used up to write that down. A job that ends even those is
+/// poison.
+const TO_GIVE_UP: u32 = 3;
 
 /// How a lease ended.
 enum End {
@@ -30,8 +26,26 @@ enum End {
 
 /// Works on a job while its lease is extended; stops when it is lost.
 pub(crate) async fn carry_through(worker: Worker, lease: Lease) {
+    if lease.attempt > worker.retries.most + TO_GIVE_UP {
+        let cause = format!("handed out {} times, and its workers died or could not write", lease.attempt);
+        tracing::error!(job = lease.job.id, instance = %lease.job.instance, cause, "given up");
+        if let Err(error) = worker.queue.bury(&lease, &cause).await {
+            tracing::error!(job = lease.job.id, error = %error, cause = ?error.source, "it comes again");
+        }
+        return;
+    }
+    let mut working = JoinSet::new();
+    working.spawn({
+        let (worker, lease) = (worker.clone(), lease.clone());
+        async move { work(&worker, &lease).await }
+    });
     let end = tokio::select! {
-        end = work(&worker, &lease) => end,
+        // A panic in a step is a failure like others: it costs this try and nothing else.
+        end = working.join_next() => match end {
+            Some(Ok(end)) => end,
+            Some(Err(panic)) => End::Again(panic.to_string()),
+            None => return,
+        },
         () = lose(&worker, &lease) => {
             tracing::warn!(job = lease.job.id, "the lease was lost; another worker goes on");
             return;
@@ -40,7 +54,7 @@ pub(crate) async fn carry_through(worker: Worker, lease: Lease) {
     let settled = match end {
         End::Done => worker.queue.done(&lease).await,
         End::Again(cause) => {
-            let pause = FIRST_PAUSE.saturating_mul(1 << (lease.attempt - 1).min(10)).min(LONGEST_PAUSE);
+            let pause = worker.retries.pause(lease.attempt);
             tracing::warn!(
                 job = lease.job.id,
                 attempt = lease.attempt,
@@ -73,7 +87,8 @@ async fn lose(worker: &Worker, lease: &Lease) {
 
 async fn work(worker: &Worker, lease: &Lease) -> End {
     // Counted by leases: a job that ends its worker is given up as well.
-    let last_try = lease.attempt >= MAX_ATTEMPTS;
+    let most = worker.retries.most;
+    let last_try = lease.attempt >= most;
     loop {
         let instance = match worker.store.get(&lease.job.instance).await {
             Ok(Some(instance))
@@ -90,11 +105,17 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
                 Err(error) => return End::Again(error),
             }
         };
+        if lease.attempt > most {
+            let cause = format!("given up after {most} tries, the last of which ended its worker");
+            match fail(worker, &instance.id, step, &cause).await {
+                Ok(()) => continue,
+                Err(error) => return End::Again(error),
+            }
+        }
         let result = match advance(worker, instance.clone(), step).await {
             Err(StepError::Refused(cause)) => fail(worker, &instance.id, step, &cause).await,
             Err(StepError::Passing(cause)) if last_try => {
-                fail(worker, &instance.id, step, &format!("given up after {MAX_ATTEMPTS} tries: {cause}"))
-                    .await
+                fail(worker, &instance.id, step, &format!("given up after {most} tries: {cause}")).await
             }
             Err(StepError::Passing(cause)) => return End::Again(cause),
             Ok(()) => Ok(()),
@@ -107,7 +128,14 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
 
 /// Does one step and writes down that it is done. A conflict is read anew by the caller's loop.
 async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Result<(), StepError> {
-    let detail = worker.step(&mut instance, step).await?;
+    let doing = worker.step(&mut instance, step);
+    let detail = if step == StepName::Fleet {
+        doing.await?
+    } else {
+        let deadline = worker.retries.step;
+        let late = |_| StepError::Passing(format!("{step:?}: no end after {} s", deadline.as_secs_f32()));
+        tokio::time::timeout(deadline, doing).await.map_err(late)??
+    };
     tracing::info!(instance = %instance.id, operation = instance.operation.id, ?step, detail, "done");
     instance.operation.note(step, StepState::Done, detail);
     put(worker, &instance).await?;
@@ -146,15 +174,7 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
     let Some(mut instance) = stored else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
     let leaving = instance.operation.kind == OperationKind::Deprovision;
-    if !leaving {
-        instance.published.clone_from(&instance.proven);
-        if let Some(proven) = &instance.proven {
-            // What the instance is said to be is what is live, and a repeat of the refused change is a change.
-            instance.request.parameters.clone_from(&proven.parameters);
-        }
-    }
-    instance.operation.note(step, StepState::Failed, cause);
-    instance.operation.state = OperationState::Failed;
+    instance.fail(Some(step), cause);
     if end(worker, &instance).await.map_err(|error| chain(&error))? == Put::Conflict {
         // Another worker has it by now, and knows what to free.
         return Ok(());

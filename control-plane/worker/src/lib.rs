@@ -3,6 +3,7 @@
 
 mod job;
 mod relay;
+mod retries;
 mod steps;
 
 pub mod certificates;
@@ -16,6 +17,7 @@ use store::Store;
 use tokio::{sync::watch, task::JoinSet};
 
 pub use relay::relay;
+pub use retries::Retries;
 
 /// Jobs under way in one process: most of them only wait for the fleet.
 const MAX_JOBS: usize = 64;
@@ -37,6 +39,8 @@ pub struct Worker {
     pub dns: Arc<dyn dns::Dns>,
     /// How long a job is hidden from other workers; extended while it is worked on.
     pub lease: Duration,
+    /// What happens when a step fails for a passing reason.
+    pub retries: Retries,
     /// How long a step waits for the fleet before the operation has failed.
     pub fleet_deadline: Duration,
 }
@@ -68,3 +72,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

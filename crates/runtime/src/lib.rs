@@ -1,9 +1,10 @@
 //! What every process of ours does alike: telemetry, readiness, signals and drain, the admin endpoint, Unix
-//! sockets, mutual TLS, files, the clock. Nothing here is global but the log, and nothing knows what the process is for.
+//! sockets, mutual TLS, files, the clock, jitter. Nothing here is global but the log, and nothing knows what the process is for.
 
 pub mod admin;
 pub mod clock;
 pub mod files;
+pub mod jitter;
 pub mod readiness;
 pub mod shutdown;
 pub mod telemetry;

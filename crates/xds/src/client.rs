@@ -121,7 +121,7 @@ impl<H: Handler> Client<H> {
                 retry_ms = pause.as_millis(),
                 "no control plane; what was last accepted stays in force"
             );
-            tokio::time::sleep(jittered(pause)).await;
+            tokio::time::sleep(runtime::jitter::jittered(pause)).await;
             pause = (pause * 2).min(*BACKOFF.end());
         }
     }
@@ -235,16 +235,6 @@ impl<H: Handler> Client<H> {
             on_loaded();
         }
     }
-}
-
-/// Half to one and a half times the pause, so that a fleet does not come back in step.
-fn jittered(pause: Duration) -> Duration {
-    let mut bytes = [0; 4];
-    // The address of a fresh allocation and the time would do; the hasher's random state is simpler.
-    bytes.copy_from_slice(
-        &std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).to_le_bytes()[..4],
-    );
-    pause.mul_f64(0.5 + f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use lab::Ports;
 use serde_json::{Value, json};
-use store::SqliteStore;
+use store::{Keys, SqliteStore};
 use tests::figures::{median, percentile, rounded};
 use tokio::sync::watch;
 
@@ -32,7 +32,7 @@ pub(crate) async fn draw(plot: &Path) -> anyhow::Result<Value> {
     for services in SERVICES {
         let mut line = Vec::new();
         let folder = tempfile::tempdir()?;
-        let store = SqliteStore::open(&folder.path().join("gatehouse.db"))?;
+        let store = SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default())?;
         let mut instances = seed(&store, services).await?;
         let ports = Ports::free()?;
         let server = Server::start(folder.path(), &ports).await?;

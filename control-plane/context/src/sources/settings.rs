@@ -1,6 +1,6 @@
 //! Which sources there are, as operators write it.
 
-use std::{collections::BTreeMap, fmt, hash::BuildHasher as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -168,11 +168,7 @@ impl Source {
 
     /// The interval, and up to the jitter more: replicas that started together do not ask together.
     pub(crate) fn next_interval(&self) -> Duration {
-        // The hasher's random state is random enough, and brings no dependency.
-        let random = std::hash::RandomState::new().hash_one(0_u8) >> 32;
-        #[allow(clippy::cast_precision_loss)]
-        let share = random as f64 / f64::from(u32::MAX);
-        self.interval + self.jitter.mul_f64(share)
+        self.interval + self.jitter.mul_f64(runtime::jitter::share())
     }
 }
 

@@ -61,7 +61,7 @@ mod tests {
     use sqlite::{Database, rusqlite::params};
 
     use super::*;
-    use crate::{Claim, Claimant, Refusal, SqliteStore, Store as _};
+    use crate::{Claim, Claimant, Keys, Refusal, SqliteStore, Store as _};
 
     /// As the first release wrote it.
     fn first_body(made: &Instance) -> String {
@@ -88,7 +88,7 @@ mod tests {
         };
         first.with(write).await.unwrap();
         drop(first);
-        let store = SqliteStore::open(&path).unwrap();
+        let store = SqliteStore::open(&path, Keys::default()).unwrap();
         let owner = Owner { platform: "cf".into(), tenant: "org".into() };
         made.request.owner = owner.clone();
         made.request.organization_guid = "org".into();

@@ -1,0 +1,184 @@
+//! The worker on a real store and queue, with names and a fleet that behave as a test wants.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, Ordering},
+};
+
+use async_trait::async_trait;
+use model::{
+    Host, InstanceId, SecretHash,
+    fleet::{FleetReport, Standing},
+    instance::{Instance, OperationKind, OperationState, Request},
+};
+use queue::SqliteQueue;
+use serde_json::json;
+use store::{Keys, Put, SqliteStore, Write};
+
+use super::*;
+use crate::dns::{Dns, DnsError};
+
+/// How the names fail, in turn; then they are well.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    Error,
+    Panic,
+    Hang,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    trouble: Mutex<Vec<Trouble>>,
+    /// Every call, also those that fail.
+    calls: AtomicU32,
+}
+
+#[async_trait]
+impl Dns for Names {
+    async fn set(&self, _: &InstanceId, _: &[Host]) -> Result<(), DnsError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let trouble = self.trouble.lock().unwrap().pop();
+        match trouble {
+            None => Ok(()),
+            Some(Trouble::Error) => Err(DnsError { operation: "setting names", source: "throttled".into() }),
+            Some(Trouble::Panic) => panic!("a mistake in a step"),
+            Some(Trouble::Hang) => std::future::pending().await,
+        }
+    }
+}
+
+struct Bench {
+    store: Arc<SqliteStore>,
+    queue: Arc<SqliteQueue>,
+    names: Arc<Names>,
+    worker: Worker,
+    _folder: tempfile::TempDir,
+}
+
+fn bench(trouble: &[Trouble]) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gatehouse.db");
+    let store = Arc::new(SqliteStore::open(&path, Keys::default()).unwrap());
+    let queue = Arc::new(SqliteQueue::open(&path).unwrap());
+    let names = Arc::new(Names { trouble: Mutex::new(trouble.to_vec()), ..Names::default() });
+    let everything = Platforms::unbounded([("p".to_owned(), SecretHash::of("secret", [0; 32]))]);
+    let worker = Worker {
+        store: store.clone(),
+        queue: queue.clone(),
+        // Kept by the receiver: nobody changes it.
+        platforms: watch::channel(Arc::new(everything)).1,
+        certificates: Arc::new(certificates::LocalCa::open(&folder.path().join("ca")).unwrap()),
+        dns: names.clone(),
+        lease: Duration::from_secs(2),
+        retries: Retries {
+            most: 4,
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(4),
+            step: Duration::from_millis(200),
+        },
+        fleet_deadline: Duration::from_secs(5),
+    };
+    Bench { store, queue, names, worker, _folder: folder }
+}
+
+fn id() -> InstanceId {
+    "i-1".parse().unwrap()
+}
+
+impl Bench {
+    /// Asks for a service, as the broker does.
+    async fn ask(&self) {
+        let mut request = Request::offline(json!({
+            "service": "hello", "hosts": ["hello.example.test"], "auth": {}, "authz": {},
+            "routes": [{"path": "/", "upstream": {"urls": ["http://127.0.0.1:9001"]}}],
+        }));
+        request.owner.platform = "p".into();
+        let made = Instance::provision(id(), request, "op-1".into());
+        let write = Write { job: Some(&made.job()), ..Write::of(&made) };
+        assert!(matches!(self.store.put(write).await.unwrap(), Put::Stored(_)));
+        self.queue.send(&made.job()).await.unwrap();
+    }
+
+    /// Lets a worker work until the operation has ended. The fleet has acknowledged everything from the first.
+    async fn ended(&self) -> Instance {
+        let live = Standing { rev: Some(1), acknowledged: 1, ..Standing::default() };
+        let report = FleetReport { nodes: 1, instances: [(id(), live)].into() };
+        self.store.report("replica", "edge", &report).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn(self.worker.clone().run(async { stopped.await.unwrap_or_default() }));
+        let mut changes = self.store.changes();
+        let end = async {
+            loop {
+                changes.mark_unchanged();
+                let known = self.store.get(&id()).await.unwrap().unwrap();
+                if !known.operation.in_progress() {
+                    return known;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        let known = tokio::time::timeout(Duration::from_secs(30), end).await.expect("it ends");
+        drop(stop);
+        running.await.unwrap();
+        known
+    }
+}
+
+#[tokio::test]
+async fn what_passes_by_is_tried_again_whatever_it_is() {
+    for trouble in [Trouble::Error, Trouble::Panic, Trouble::Hang] {
+        let bench = bench(&[trouble; 2]);
+        bench.ask().await;
+        let known = bench.ended().await;
+        assert_eq!(known.operation.state, OperationState::Succeeded, "{trouble:?}: {known:?}");
+        assert!(bench.names.calls.load(Ordering::SeqCst) >= 3);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_pass_by_fails_the_operation_with_its_cause() {
+    for (trouble, words) in [
+        (Trouble::Error, "given up after 4 tries: setting names: throttled"),
+        (Trouble::Hang, "given up after 4 tries: Dns: no end after 0.2 s"),
+        (Trouble::Panic, "given up after 4 tries, the last of which ended its worker"),
+    ] {
+        let bench = bench(&[trouble; 30]);
+        bench.ask().await;
+        let known = bench.ended().await;
+        assert_eq!(
+            (known.operation.state, known.operation.description.as_str()),
+            (OperationState::Failed, words)
+        );
+        assert_eq!(known.published, None);
+        assert_eq!(bench.queue.dead().await.unwrap(), [], "the operation says it; nobody has to look for it");
+    }
+}
+
+/// Its worker could not even write that it is given up, again and again.
+#[tokio::test]
+async fn a_job_that_ends_every_worker_is_buried_and_can_be_revived() {
+    let bench = bench(&[]);
+    bench.ask().await;
+    for _ in 0..7 {
+        let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
+        bench.queue.retry_after(&lease, Duration::ZERO).await.unwrap();
+    }
+    let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
+    job::carry_through(bench.worker.clone(), lease).await;
+    let letters = bench.queue.dead().await.unwrap();
+    assert_eq!(letters[0].cause, "handed out 8 times, and its workers died or could not write");
+    assert!(bench.store.get(&id()).await.unwrap().unwrap().operation.in_progress());
+    assert!(bench.queue.revive("op-1").await.unwrap());
+    assert_eq!(bench.ended().await.operation.state, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn the_end_of_an_operation_is_in_the_log() {
+    let bench = bench(&[]);
+    bench.ask().await;
+    let known = bench.ended().await;
+    assert_eq!(known.operation.kind, OperationKind::Provision);
+    let entries = bench.store.audit(&model::audit::Query::default()).await.unwrap();
+    let expected = model::audit::Entry::ended(&known).event;
+    assert_eq!(entries.into_iter().map(|entry| entry.event).collect::<Vec<_>>(), [expected]);
+}

@@ -299,7 +299,7 @@ async fn load(folder: &Path, url: &str, server: &[u32], version: &str, status: u
     fs::write(&script, text)?;
     let spent = || server.iter().map(|id| cpu_ms(*id)).sum::<f64>();
     let before = spent();
-    let output = wrk(&script, url, LOAD).await.stdin(Stdio::null()).output().await?;
+    let output = wrk(&script, url, LOAD, 8).await.stdin(Stdio::null()).output().await?;
     let took = spent() - before;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let seen = text.lines().find_map(|line| line.strip_prefix("SEEN ")).with_context(|| text.clone())?;

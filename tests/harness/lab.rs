@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Output,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lab::{
@@ -245,6 +245,23 @@ impl Lab {
             .request(method, format!("{}{path}", self.stack.control_plane_url()))
             .basic_auth("dev", Some("dev"))
             .header("x-broker-api-version", "2.17")
+    }
+
+    /// Onboards services, one after another. The milliseconds from each PUT to the first 200 through Envoy.
+    pub async fn onboard(&self, services: usize) -> Vec<f64> {
+        let mut took = Vec::with_capacity(services);
+        for at in 0..services {
+            let service = self.service(&format!("bench-{at}"));
+            let token = self.good_token(&service).await;
+            let begun = Instant::now();
+            assert_eq!(self.provision(&service).await.status, 202);
+            while self.get(service.host(), "/", Some(&token)).await.status != 200 {
+                assert!(begun.elapsed() < DEADLINE, "{:?}", self.last_operation(&service).await);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            took.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        took
     }
 
     /// OSB PUT; the status and the body.

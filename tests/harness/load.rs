@@ -48,7 +48,7 @@ impl Load {
         let text = SCRIPT.replace("HOSTS", &list.join(", ")).replace("PATH", path);
         std::fs::write(&script, text).expect("a file");
         let url = format!("http://127.0.0.1:{port}/");
-        let child = wrk(&script, &url, duration)
+        let child = wrk(&script, &url, duration, 8)
             .await
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -73,11 +73,12 @@ impl Load {
     }
 }
 
-/// The command of one thread and a few connections, with wrk installed where it was not.
-pub async fn wrk(script: &Path, url: &str, duration: Duration) -> Command {
+/// The command of one thread and so many connections, with wrk installed where it was not.
+pub async fn wrk(script: &Path, url: &str, duration: Duration, connections: usize) -> Command {
     installed().await;
     let mut wrk = Command::new("wrk");
-    wrk.args(["--threads=1", "--connections=8", "--timeout=60s"])
+    wrk.args(["--threads=1", "--timeout=60s"])
+        .arg(format!("--connections={connections}"))
         .arg(format!("--duration={}s", duration.as_secs()))
         .arg("--script")
         .arg(script)

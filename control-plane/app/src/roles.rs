@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use queue::SqliteQueue;
 use resources::History;
 use runtime::{Admin, Readiness, Shutdown};
+use sqlite::Database;
 use store::{SqliteStore, Store as _};
 use tokio::{
     net::TcpListener,
@@ -61,10 +62,10 @@ impl App {
             None
         };
         let keys = std::mem::take(&mut config.store_keys);
-        let database = &config.database;
-        let store = SqliteStore::open(database, keys).with_context(|| database.display().to_string())?;
-        let store = Arc::new(store);
-        let queue = Arc::new(SqliteQueue::open(database).with_context(|| database.display().to_string())?);
+        let shown = || config.database.display().to_string();
+        let database = Database::open(&config.database).with_context(shown)?;
+        let store = Arc::new(SqliteStore::on(database.clone(), keys).with_context(shown)?);
+        let queue = Arc::new(SqliteQueue::on(database).with_context(shown)?);
         Ok(Self { config, http, xds, store, queue })
     }
 

@@ -107,9 +107,9 @@ async fn a_job_that_cannot_be_read_keeps_no_other_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gatehouse.db");
     let queue = SqliteQueue::open(&path).unwrap();
-    let file = ::sqlite::Database::open(&path, ::sqlite::Part { name: "tests", migrations: &[] }).unwrap();
+    let file = ::sqlite::Database::open(&path).unwrap();
     let sql = "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES ('x', '{\"of\": \"2031\"}', 0, 0)";
-    file.with(move |db| Ok(db.execute(sql, [])?)).await.unwrap();
+    file.write(move |db| Ok(::sqlite::Written::Keep(db.execute(sql, [])?))).await.unwrap();
     queue.send(&job("a")).await.unwrap();
     assert_eq!(received(&queue, LONG).await.job, job("a"));
     let letters = queue.dead().await.unwrap();

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use async_trait::async_trait;
 use model::job::Job;
 use sqlite::{
-    Database, Error, Part, after_ms, now_ms,
+    Database, Error, Part, Written, after_ms, now_ms,
     rusqlite::{Connection, OptionalExtension as _, params},
 };
 use time::OffsetDateTime;
@@ -45,24 +45,49 @@ pub struct SqliteQueue {
 impl SqliteQueue {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, QueueError> {
-        let database = Database::open(path, Part { name: "queue", migrations: &[FIRST, DEAD_LETTERS] })
+        Self::on(Database::open(path).map_err(|error| failed("opening the database", error))?)
+    }
+
+    /// In a file that is open already.
+    pub fn on(database: Database) -> Result<Self, QueueError> {
+        database
+            .bring_forward(Part { name: "queue", migrations: &[FIRST, DEAD_LETTERS] })
             .map_err(|error| failed("opening the database", error))?;
         Ok(Self { database, sent: Notify::new() })
     }
 
-    async fn with<T, F>(&self, operation: &'static str, work: F) -> Result<T, QueueError>
+    async fn read<T, F>(&self, operation: &'static str, work: F) -> Result<T, QueueError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
-        self.database.with(work).await.map_err(|error| failed(operation, error))
+        self.database.read(work).await.map_err(|error| failed(operation, error))
+    }
+
+    async fn write<T, F>(&self, operation: &'static str, work: F) -> Result<T, QueueError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    {
+        let kept = |db: &Connection| Ok(Written::Keep(work(db)?));
+        self.database.write(kept).await.map_err(|error| failed(operation, error))
+    }
+
+    /// Whether there is something to take: to look writes nothing.
+    async fn is_waiting(&self) -> Result<bool, QueueError> {
+        self.read("looking for a job", |db| {
+            let sql =
+                "SELECT EXISTS (SELECT 1 FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL)";
+            Ok(db.prepare_cached(sql)?.query_row([now_ms()], |row| row.get(0))?)
+        })
+        .await
     }
 
     /// The receipt says how often the job was ever handed out: a lease that has ended carries a smaller number.
     async fn lease(&self, lease: Duration) -> Result<Option<Lease>, QueueError> {
-        loop {
+        while self.is_waiting().await? {
             let row = self
-                .with("receiving a job", move |db| {
+                .write("receiving a job", move |db| {
                     let mut take = db.prepare_cached(
                         "UPDATE jobs SET visible_at_ms = ?2, attempts = attempts + 1
                          WHERE id = (SELECT id FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL
@@ -80,6 +105,7 @@ impl SqliteQueue {
                     Ok(row.optional()?)
                 })
                 .await?;
+            // Another worker was faster.
             let Some((id, body, times, forgiven)) = row else { return Ok(None) };
             match serde_json::from_str(&body) {
                 Ok(job) => {
@@ -92,12 +118,13 @@ impl SqliteQueue {
                 }
             }
         }
+        Ok(None)
     }
 
     async fn give_up(&self, id: String, receipt: String, cause: String) -> Result<bool, QueueError> {
         let sql = "UPDATE jobs SET dead_since_ms = ?3, cause = ?4
                    WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
-        self.with("giving a job up", move |db| {
+        self.write("giving a job up", move |db| {
             Ok(db.execute(sql, params![id, receipt, now_ms(), cause])? == 1)
         })
         .await
@@ -111,7 +138,8 @@ impl SqliteQueue {
         at: i64,
     ) -> Result<bool, QueueError> {
         let (id, receipt) = (lease.job.id.clone(), lease.receipt.clone());
-        self.with(operation, move |db| Ok(db.execute(sql, params![id, receipt, at])? == 1)).await
+        self.write(operation, move |db| Ok(db.prepare_cached(sql)?.execute(params![id, receipt, at])? == 1))
+            .await
     }
 }
 
@@ -127,11 +155,10 @@ impl Queue for SqliteQueue {
     async fn send(&self, job: &Job) -> Result<(), QueueError> {
         let body = serde_json::to_string(job).map_err(|error| failed("writing a job", error))?;
         let id = job.id.clone();
-        self.with("sending a job", move |db| {
-            db.execute(
-                "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES (?1, ?2, ?3, 0) ON CONFLICT DO NOTHING",
-                params![id, body, now_ms()],
-            )?;
+        self.write("sending a job", move |db| {
+            let sql = "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES (?1, ?2, ?3, 0)
+                       ON CONFLICT DO NOTHING";
+            db.prepare_cached(sql)?.execute(params![id, body, now_ms()])?;
             Ok(())
         })
         .await?;
@@ -170,7 +197,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetter>, QueueError> {
-        self.with("reading the dead letters", |db| {
+        self.read("reading the dead letters", |db| {
             let mut query = db.prepare_cached(
                 "SELECT id, body, cause, attempts - forgiven, dead_since_ms FROM jobs
                  WHERE dead_since_ms IS NOT NULL ORDER BY dead_since_ms LIMIT ?1",
@@ -197,7 +224,7 @@ impl Queue for SqliteQueue {
             "UPDATE jobs SET dead_since_ms = NULL, cause = NULL, forgiven = attempts, visible_at_ms = ?2
                    WHERE id = ?1 AND dead_since_ms IS NOT NULL";
         let revived =
-            self.with("reviving a job", move |db| Ok(db.execute(sql, params![id, now_ms()])? == 1)).await?;
+            self.write("reviving a job", move |db| Ok(db.execute(sql, params![id, now_ms()])? == 1)).await?;
         self.sent.notify_one();
         Ok(revived)
     }
@@ -205,11 +232,11 @@ impl Queue for SqliteQueue {
     async fn drop_dead(&self, id: &str) -> Result<bool, QueueError> {
         let id = id.to_owned();
         let sql = "DELETE FROM jobs WHERE id = ?1 AND dead_since_ms IS NOT NULL";
-        self.with("dropping a job", move |db| Ok(db.execute(sql, [id])? == 1)).await
+        self.write("dropping a job", move |db| Ok(db.execute(sql, [id])? == 1)).await
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
-        self.with("counting jobs", |db| {
+        self.read("counting jobs", |db| {
             let sql = "SELECT count(*) FILTER (WHERE visible_at_ms <= ?1), count(*) FILTER (WHERE visible_at_ms > ?1)
                        FROM jobs WHERE dead_since_ms IS NULL";
             let (visible, hidden) = db.query_row(sql, [now_ms()], |row| {

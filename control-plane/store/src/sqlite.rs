@@ -15,8 +15,8 @@ use model::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sqlite::{
-    Database, Error, now_ms,
-    rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params},
+    Database, Error, Written, now_ms,
+    rusqlite::{Connection, OptionalExtension as _, params},
 };
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ use crate::{
     AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, Put, Refusal, Store, StoreError, Write,
 };
 
-/// How often another process's writes are looked for. Writes of this process are announced at once.
+/// How often writes of other processes are looked for. Those of this process are announced at once.
 const FOREIGN_WRITES: Duration = Duration::from_millis(10);
 /// A replica reports every few seconds; one that is silent for so long is gone.
 const REPORT_LIFETIME: Duration = Duration::from_secs(15);
@@ -41,35 +41,34 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, or makes it; secrets are sealed with the keys. Must be called within a tokio runtime.
     pub fn open(path: &Path, keys: Keys) -> Result<Self, StoreError> {
-        let database =
-            Database::open(path, tables::TABLES).map_err(|error| failed("opening the database", error))?;
-        let store = Self { database, keys, changes: watch::Sender::new(0) };
-        store.watch_foreign_writes();
-        Ok(store)
+        let opened = Database::open(path).map_err(|error| failed("opening the database", error))?;
+        Self::on(opened, keys)
     }
 
-    fn watch_foreign_writes(&self) {
-        let (mut writes, changes) = (self.database.foreign_writes(), self.changes.clone());
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(FOREIGN_WRITES);
-            while let Some(something) = {
-                ticks.tick().await;
-                writes.look().await
-            } {
-                if something {
-                    changes.send_modify(|count| *count += 1);
-                }
-            }
-        });
+    /// In a file that is open already.
+    pub fn on(database: Database, keys: Keys) -> Result<Self, StoreError> {
+        let opening = |error| failed("opening the database", error);
+        database.bring_forward(tables::TABLES).map_err(opening)?;
+        let writes = database.writes().map_err(opening)?;
+        let changes = watch::Sender::new(0);
+        tokio::spawn(announce_writes(writes, changes.clone()));
+        Ok(Self { database, keys, changes })
     }
 
-    /// Runs a read or write away from the async threads.
-    async fn with<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
+    async fn read<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
-        self.database.with(work).await.map_err(|error| failed(operation, error))
+        self.database.read(work).await.map_err(|error| failed(operation, error))
+    }
+
+    async fn write<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<Written<T>, Error> + Send + 'static,
+    {
+        self.database.write(work).await.map_err(|error| failed(operation, error))
     }
 
     fn opened(&self, instance: Instance) -> Result<Instance, StoreError> {
@@ -78,6 +77,18 @@ impl SqliteStore {
 
     fn announce(&self) {
         self.changes.send_modify(|count| *count += 1);
+    }
+}
+
+async fn announce_writes(mut writes: sqlite::Writes, changes: watch::Sender<u64>) {
+    let mut ticks = tokio::time::interval(FOREIGN_WRITES);
+    while let Some(something) = {
+        ticks.tick().await;
+        writes.look().await
+    } {
+        if something {
+            changes.send_modify(|count| *count += 1);
+        }
     }
 }
 
@@ -105,10 +116,6 @@ fn count(db: &Connection, query: &str, key: &str) -> Result<u32, Error> {
     Ok(db.prepare_cached(query)?.query_row([key], |row| row.get(0))?)
 }
 
-fn immediate(db: &mut Connection) -> Result<Transaction<'_>, Error> {
-    Ok(db.transaction_with_behavior(TransactionBehavior::Immediate)?)
-}
-
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -124,7 +131,7 @@ struct Row {
 }
 
 /// An instance, upon the version that was read; the end of it, if it was not written.
-fn write_instance(write: &Transaction<'_>, row: &Row) -> Result<Option<Put>, Error> {
+fn write_instance(write: &Connection, row: &Row) -> Result<Option<Put>, Error> {
     let Row { id, expected, body, owner, present, most } = row;
     let was_present = write
         .prepare_cached("SELECT present FROM instances WHERE id = ?1 AND version = ?2")?
@@ -136,28 +143,26 @@ fn write_instance(write: &Transaction<'_>, row: &Row) -> Result<Option<Put>, Err
             return Ok(Some(Put::OverQuota));
         }
     }
-    write.execute("UPDATE positions SET last = last + 1", [])?;
+    write.prepare_cached("UPDATE positions SET last = last + 1")?.execute([])?;
     let rows = if *expected == 0 {
-        write.execute(
-            "INSERT INTO instances SELECT ?1, 1, last, ?2, ?3, ?4 FROM positions WHERE TRUE ON CONFLICT DO NOTHING",
-            params![id, body, owner, present],
-        )?
+        let sql = "INSERT INTO instances SELECT ?1, 1, last, ?2, ?3, ?4 FROM positions WHERE TRUE
+                   ON CONFLICT DO NOTHING";
+        write.prepare_cached(sql)?.execute(params![id, body, owner, present])?
     } else {
-        write.execute(
-            "UPDATE instances SET version = version + 1, body = ?2, owner = ?3, present = ?4,
-             position = (SELECT last FROM positions) WHERE id = ?1 AND version = ?5",
-            params![id, body, owner, present, expected],
-        )?
+        let sql = "UPDATE instances SET version = version + 1, body = ?2, owner = ?3, present = ?4,
+                   position = (SELECT last FROM positions) WHERE id = ?1 AND version = ?5";
+        write.prepare_cached(sql)?.execute(params![id, body, owner, present, expected])?
     };
     Ok((rows == 0).then_some(Put::Conflict))
 }
 
-fn write_entry(write: &Transaction<'_>, entry: &Entry, body: &str) -> Result<(), Error> {
-    write.execute("DELETE FROM audit WHERE at_ms < ?1", [now_ms() - millis(AUDIT_KEPT)])?;
-    write.execute(
-        "INSERT INTO audit (at_ms, platform, instance, body) VALUES (?1, ?2, ?3, ?4)",
-        params![now_ms(), entry.owner.platform, entry.instance.as_str(), body],
-    )?;
+fn write_entry(write: &Connection, entry: &Entry, body: &str) -> Result<(), Error> {
+    write
+        .prepare_cached("DELETE FROM audit WHERE at_ms < ?1")?
+        .execute([now_ms().saturating_sub(millis(AUDIT_KEPT))])?;
+    write
+        .prepare_cached("INSERT INTO audit (at_ms, platform, instance, body) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![now_ms(), entry.owner.platform, entry.instance.as_str(), body])?;
     Ok(())
 }
 
@@ -240,7 +245,7 @@ impl Store for SqliteStore {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         let id = id.to_string();
         let found = self
-            .with("reading an instance", move |db| {
+            .read("reading an instance", move |db| {
                 let body = one(db, "SELECT body FROM instances WHERE id = ?1", &id)?;
                 body.map(|body| parsed(&body)).transpose()
             })
@@ -250,11 +255,10 @@ impl Store for SqliteStore {
 
     async fn changed_since(&self, position: u64) -> Result<(Vec<Instance>, u64), StoreError> {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        let read = self.with("reading changes", move |db| {
-            let read = db.transaction()?;
-            let last: i64 = read.query_row("SELECT last FROM positions", [], |row| row.get(0))?;
+        let read = self.read("reading changes", move |db| {
+            let last: i64 = db.query_row("SELECT last FROM positions", [], |row| row.get(0))?;
             let mut query =
-                read.prepare_cached("SELECT body FROM instances WHERE position > ?1 ORDER BY position")?;
+                db.prepare_cached("SELECT body FROM instances WHERE position > ?1 ORDER BY position")?;
             let bodies = query.query_map([position], |row| row.get::<_, String>(0))?;
             let instances = bodies.map(|body| parsed(&body?)).collect::<Result<Vec<_>, Error>>()?;
             Ok((instances, u64::try_from(last).unwrap_or(0)))
@@ -280,19 +284,18 @@ impl Store for SqliteStore {
         let job = job.map(|job| Ok::<_, StoreError>((job.id.clone(), json(job)?))).transpose()?;
         let entry = entry.map(|entry| Ok::<_, StoreError>((entry.clone(), json(entry)?))).transpose()?;
         let refused = self
-            .with("writing an instance", move |db| {
-                let write = immediate(db)?;
-                if let Some(refused) = write_instance(&write, &row)? {
-                    return Ok(Some(refused));
+            .write("writing an instance", move |db| {
+                if let Some(refused) = write_instance(db, &row)? {
+                    return Ok(Written::Undo(Some(refused)));
                 }
                 if let Some((job_id, job)) = job {
-                    write.execute("INSERT OR IGNORE INTO outbox VALUES (?1, ?2)", params![job_id, job])?;
+                    db.prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2)")?
+                        .execute(params![job_id, job])?;
                 }
                 if let Some((entry, body)) = entry {
-                    write_entry(&write, &entry, &body)?;
+                    write_entry(db, &entry, &body)?;
                 }
-                write.commit()?;
-                Ok(None)
+                Ok(Written::Keep(None))
             })
             .await?;
         if let Some(refused) = refused {
@@ -304,7 +307,7 @@ impl Store for SqliteStore {
 
     async fn audit(&self, query: &Query) -> Result<Vec<Entry>, StoreError> {
         let Query { instance, platform, before } = query.clone();
-        self.with("reading the audit log", move |db| {
+        self.read("reading the audit log", move |db| {
             let mut query = db.prepare_cached(
                 "SELECT position, body FROM audit WHERE position < ?1 AND (?2 IS NULL OR instance = ?2)
                  AND (?3 IS NULL OR platform = ?3) ORDER BY position DESC LIMIT ?4",
@@ -324,7 +327,7 @@ impl Store for SqliteStore {
     }
 
     async fn outbox(&self) -> Result<Vec<Job>, StoreError> {
-        self.with("reading the outbox", |db| {
+        self.read("reading the outbox", |db| {
             let mut query = db.prepare_cached("SELECT body FROM outbox ORDER BY rowid")?;
             let bodies = query.query_map([], |row| row.get::<_, String>(0))?;
             bodies.map(|body| parsed(&body?)).collect()
@@ -334,73 +337,63 @@ impl Store for SqliteStore {
 
     async fn dispatched(&self, job: &Job) -> Result<(), StoreError> {
         let id = job.id.clone();
-        self.with("clearing the outbox", move |db| {
-            db.execute("DELETE FROM outbox WHERE id = ?1", [id])?;
-            Ok(())
+        self.write("clearing the outbox", move |db| {
+            db.prepare_cached("DELETE FROM outbox WHERE id = ?1")?.execute([id])?;
+            Ok(Written::Keep(()))
         })
         .await
     }
 
     async fn claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError> {
         let wanted = Wanted::of(hosts, claimant);
-        self.with("claiming hosts", move |db| {
-            let write = immediate(db)?;
-            let (end, news) = wanted.judge(&write)?;
+        self.write("claiming hosts", move |db| {
+            let (end, news) = wanted.judge(db)?;
             if !news.is_empty() {
                 // A name that is free for everybody again needs no row.
                 let cold = now_ms().saturating_sub(millis(wanted.cool_down));
-                write.execute("DELETE FROM hosts WHERE freed_at_ms < ?1", [cold])?;
-                let mut insert = write.prepare_cached(
+                db.prepare_cached("DELETE FROM hosts WHERE freed_at_ms < ?1")?.execute([cold])?;
+                let mut insert = db.prepare_cached(
                     "INSERT OR REPLACE INTO hosts (host, instance, owner) VALUES (?1, ?2, ?3)",
                 )?;
                 for host in news {
                     insert.execute([host, &wanted.instance, &wanted.owner])?;
                 }
-                drop(insert);
-                write.commit()?;
             }
-            Ok(end)
+            Ok(Written::Keep(end))
         })
         .await
     }
 
     async fn may_claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError> {
         let wanted = Wanted::of(hosts, claimant);
-        self.with("looking hosts up", move |db| {
-            let read = db.transaction()?;
-            Ok(wanted.judge(&read)?.0)
-        })
-        .await
+        self.read("looking hosts up", move |db| Ok(wanted.judge(db)?.0)).await
     }
 
     async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError> {
         let id = id.to_string();
         let keep: Vec<String> = keep.iter().map(ToString::to_string).collect();
-        self.with("releasing hosts", move |db| {
-            let write = immediate(db)?;
+        self.write("releasing hosts", move |db| {
             let held: Vec<String> = {
-                let mut query = write
-                    .prepare_cached("SELECT host FROM hosts WHERE instance = ?1 AND freed_at_ms IS NULL")?;
+                let mut query =
+                    db.prepare_cached("SELECT host FROM hosts WHERE instance = ?1 AND freed_at_ms IS NULL")?;
                 query.query_map([&id], |row| row.get(0))?.collect::<Result<_, _>>()?
             };
             for host in held.iter().filter(|host| !keep.contains(host)) {
-                write
-                    .execute("UPDATE hosts SET freed_at_ms = ?2 WHERE host = ?1", params![host, now_ms()])?;
+                db.execute("UPDATE hosts SET freed_at_ms = ?2 WHERE host = ?1", params![host, now_ms()])?;
             }
-            write.commit()?;
-            Ok(())
+            Ok(Written::Keep(()))
         })
         .await
     }
 
     async fn report(&self, replica: &str, group: &str, report: &FleetReport) -> Result<(), StoreError> {
         let (replica, group, body) = (replica.to_owned(), group.to_owned(), json(report)?);
-        self.with("reporting", move |db| {
+        self.write("reporting", move |db| {
             db.execute(
                 "INSERT OR REPLACE INTO reports VALUES (?1, ?2, ?3, ?4)",
                 params![replica, group, body, now_ms()],
             )?;
-            Ok(())
+            Ok(Written::Keep(()))
         })
         .await?;
         self.announce();
@@ -410,7 +403,7 @@ impl Store for SqliteStore {
     async fn reports(&self, group: &str) -> Result<Vec<FleetReport>, StoreError> {
         let group = group.to_owned();
         let oldest = now_ms() - millis(REPORT_LIFETIME);
-        self.with("reading reports", move |db| {
+        self.read("reading reports", move |db| {
             let mut query = db.prepare_cached("SELECT body FROM reports WHERE grp = ?1 AND at_ms >= ?2")?;
             let bodies = query.query_map(params![group, oldest], |row| row.get::<_, String>(0))?;
             bodies.map(|body| parsed(&body?)).collect()
@@ -420,7 +413,7 @@ impl Store for SqliteStore {
 
     async fn controls(&self, group: &str) -> Result<Controls, StoreError> {
         let group = group.to_owned();
-        self.with("reading the controls", move |db| {
+        self.read("reading the controls", move |db| {
             let body = one(db, "SELECT body FROM controls WHERE grp = ?1", &group)?;
             body.map_or_else(|| Ok(Controls::default()), |body| parsed(&body))
         })
@@ -429,16 +422,14 @@ impl Store for SqliteStore {
 
     async fn decide(&self, group: &str, before: &Controls, after: &Controls) -> Result<bool, StoreError> {
         let (group, before, body) = (group.to_owned(), before.clone(), json(after)?);
-        let written = self.with("writing the controls", move |db| {
-            let write = immediate(db)?;
-            let known = one(&write, "SELECT body FROM controls WHERE grp = ?1", &group)?;
+        let written = self.write("writing the controls", move |db| {
+            let known = one(db, "SELECT body FROM controls WHERE grp = ?1", &group)?;
             let known = known.map_or_else(|| Ok(Controls::default()), |body| parsed(&body))?;
             if known != before {
-                return Ok(false);
+                return Ok(Written::Undo(false));
             }
-            write.execute("INSERT OR REPLACE INTO controls VALUES (?1, ?2)", [group, body])?;
-            write.commit()?;
-            Ok(true)
+            db.execute("INSERT OR REPLACE INTO controls VALUES (?1, ?2)", [group, body])?;
+            Ok(Written::Keep(true))
         });
         let written = written.await?;
         self.announce();
@@ -447,16 +438,16 @@ impl Store for SqliteStore {
 
     async fn remember(&self, group: &str, sizes: &ServedSizes) -> Result<(), StoreError> {
         let (group, body) = (group.to_owned(), json(sizes)?);
-        self.with("writing sizes", move |db| {
+        self.write("writing sizes", move |db| {
             db.execute("INSERT OR REPLACE INTO sizes VALUES (?1, ?2)", [group, body])?;
-            Ok(())
+            Ok(Written::Keep(()))
         })
         .await
     }
 
     async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError> {
         let group = group.to_owned();
-        self.with("reading sizes", move |db| {
+        self.read("reading sizes", move |db| {
             let body = one(db, "SELECT body FROM sizes WHERE grp = ?1", &group)?;
             body.map_or_else(|| Ok(ServedSizes::default()), |body| parsed(&body))
         })

@@ -1,15 +1,17 @@
 //! Where names resolve to. In development a zone file says so.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs, io,
-    io::Write as _,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use model::{Host, InstanceId};
+use runtime::files;
+use tokio::sync::oneshot;
 
 /// Names that could not be published; the step is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -32,50 +34,95 @@ pub trait Dns: fmt::Debug + Send + Sync {
 /// A zone file (RFC 1035 section 5) that any DNS server can load. Each record's comment says whose it is.
 #[derive(Debug)]
 pub struct LocalZone {
+    zone: Arc<Zone>,
+    /// What is to be written: jobs that come together share a write.
+    waiting: Mutex<Vec<Change>>,
+    /// One writer in this process; a lock on a file beside it keeps the others out.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Zone {
     path: PathBuf,
     edge: IpAddr,
-    /// One writer; the file is read, changed and replaced.
-    writing: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Change {
+    id: InstanceId,
+    hosts: Vec<Host>,
+    done: oneshot::Sender<Result<(), DnsError>>,
 }
 
 /// Seconds. A development machine's names change often.
 const TTL_SECS: u32 = 60;
 
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DnsError {
+    DnsError { operation: "writing the local zone", source: source.into() }
+}
+
 impl LocalZone {
     /// Names point to `edge`.
     pub fn new(path: &Path, edge: IpAddr) -> Self {
-        Self { path: path.to_owned(), edge, writing: Mutex::new(()) }
+        let zone = Arc::new(Zone { path: path.to_owned(), edge });
+        Self { zone, waiting: Mutex::default(), writing: tokio::sync::Mutex::default() }
     }
 
-    fn rewrite(&self, id: &InstanceId, hosts: &[Host]) -> io::Result<()> {
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Writes what waits, all at once.
+    async fn write(&self) {
+        let _one_at_a_time = self.writing.lock().await;
+        let changes = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if changes.is_empty() {
+            return;
+        }
+        let zone = Arc::clone(&self.zone);
+        let write = move || {
+            let written = zone.rewrite(&changes).map_err(|error| (error.kind(), error.to_string()));
+            for change in changes {
+                let result = written.clone().map_err(|(kind, text)| failed(io::Error::new(kind, text)));
+                // Whoever asked may be gone.
+                let _gone = change.done.send(result);
+            }
+        };
+        // Those who wait are told by the end of their channels.
+        let _panicked = tokio::task::spawn_blocking(write).await;
+    }
+}
+
+impl Zone {
+    fn rewrite(&self, changes: &[Change]) -> io::Result<()> {
+        let lock = fs::File::create(self.path.with_extension("lock"))?;
+        lock.lock()?;
         let before = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        let comment = format!("; {id}");
-        let mut lines: Vec<_> =
-            before.lines().filter(|line| !line.ends_with(&comment)).map(str::to_owned).collect();
+        // Of several changes of one instance, the last.
+        let wanted: BTreeMap<_, _> =
+            changes.iter().map(|change| (change.id.as_str(), &change.hosts)).collect();
+        let is_anothers =
+            |line: &&str| line.rsplit_once("; ").is_none_or(|(_, owner)| !wanted.contains_key(owner));
+        let mut lines: Vec<_> = before.lines().filter(is_anothers).map(str::to_owned).collect();
         let kind = if self.edge.is_ipv4() { "A" } else { "AAAA" };
-        lines
-            .extend(hosts.iter().map(|host| format!("{host}. {TTL_SECS} IN {kind} {} {comment}", self.edge)));
-        lines.sort();
-        let unfinished = self.path.with_extension("new");
-        let mut file = fs::File::create(&unfinished)?;
-        for line in lines {
-            writeln!(file, "{line}")?;
+        for (id, hosts) in &wanted {
+            let record = |host: &Host| format!("{host}. {TTL_SECS} IN {kind} {} ; {id}", self.edge);
+            lines.extend(hosts.iter().map(record));
         }
-        file.sync_all()?;
-        fs::rename(unfinished, &self.path)
+        lines.sort();
+        lines.push(String::new());
+        files::replace(&self.path, &[lines.join("\n").as_bytes()])
     }
 }
 
 #[async_trait]
 impl Dns for LocalZone {
     async fn set(&self, id: &InstanceId, hosts: &[Host]) -> Result<(), DnsError> {
-        self.rewrite(id, hosts)
-            .map_err(|error| DnsError { operation: "writing the local zone", source: error.into() })
+        let (done, told) = oneshot::channel();
+        let change = Change { id: id.clone(), hosts: hosts.to_vec(), done };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        self.write().await;
+        told.await.map_err(failed)?
     }
 }
 
@@ -101,5 +148,28 @@ mod tests {
         zone.set(&a, &[]).await.unwrap();
         zone.set(&b, &[]).await.unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn changes_that_come_together_lose_nothing_and_a_failure_is_told_to_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zones/zone");
+        // Two workers on one machine.
+        let zones = [(); 2].map(|()| Arc::new(LocalZone::new(&path, [127, 0, 0, 1].into())));
+        let set_all = async || {
+            let mut all = tokio::task::JoinSet::new();
+            for at in 0..200 {
+                let zone = Arc::clone(&zones[at % 2]);
+                all.spawn(async move {
+                    let id = format!("i-{at}").parse().unwrap();
+                    zone.set(&id, &hosts(&[&format!("h{at}.test")])).await.is_ok()
+                });
+            }
+            all.join_all().await.into_iter().filter(|good| *good).count()
+        };
+        assert_eq!(set_all().await, 0, "there is no folder");
+        fs::create_dir(folder.path().join("zones")).unwrap();
+        assert_eq!(set_all().await, 200);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 200);
     }
 }

@@ -58,7 +58,7 @@ mod tests {
         platforms::Owner,
     };
     use serde_json::json;
-    use sqlite::{Database, rusqlite::params};
+    use sqlite::{Database, Written, rusqlite::params};
 
     use super::*;
     use crate::{Claim, Claimant, Keys, Refusal, SqliteStore, Store as _};
@@ -81,12 +81,13 @@ mod tests {
         let mut made = Instance::provision(id.clone(), Request::offline(json!({})), "op".into());
         made.version = 1;
         let body = first_body(&made);
-        let first = Database::open(&path, Part { name: "store", migrations: &[FIRST] }).unwrap();
-        let write = move |db: &mut sqlite::rusqlite::Connection| {
+        let first = Database::open(&path).unwrap();
+        first.bring_forward(Part { name: "store", migrations: &[FIRST] }).unwrap();
+        let write = move |db: &sqlite::rusqlite::Connection| {
             db.execute("INSERT INTO instances VALUES ('i-1', 1, 1, ?1)", params![body])?;
-            Ok(db.execute("INSERT INTO hosts VALUES ('a.test', 'i-1')", [])?)
+            Ok(Written::Keep(db.execute("INSERT INTO hosts VALUES ('a.test', 'i-1')", [])?))
         };
-        first.with(write).await.unwrap();
+        first.write(write).await.unwrap();
         drop(first);
         let store = SqliteStore::open(&path, Keys::default()).unwrap();
         let owner = Owner { platform: "cf".into(), tenant: "org".into() };

@@ -21,7 +21,7 @@ async fn poison(lab: &Lab, service: &Service, operation: &str) {
     let request = Request { parameters, ..instance.request.clone() };
     instance.begin(OperationKind::Update, Some(request), operation.to_owned());
     assert!(matches!(store.put(Write::of(&instance)).await.unwrap(), Put::Stored(_)));
-    queue.send(&instance.job()).await.unwrap();
+    queue.send(&[instance.job()]).await.unwrap();
     let lease = queue.receive(std::time::Duration::from_secs(60)).await.unwrap();
     assert!(queue.bury(&lease, "it is poison").await.unwrap());
 }

@@ -10,5 +10,6 @@ mod jobs;
 mod onboarding;
 mod outage;
 mod render;
+mod storm;
 mod tenants;
 mod up;

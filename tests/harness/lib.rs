@@ -12,6 +12,7 @@ pub mod figures;
 mod lab;
 mod load;
 mod service;
+mod storm;
 
 pub use aws::Aws;
 pub use balancer::Balancer;
@@ -20,3 +21,4 @@ pub use client::{Answer, Token};
 pub use lab::{Lab, envoy, eventually, project, tool};
 pub use load::{Load, Seen, wrk};
 pub use service::Service;
+pub use storm::{Storm, Weathered};

@@ -5,6 +5,7 @@ mod build;
 mod descriptors;
 mod lint;
 mod shell;
+mod soak;
 mod test;
 mod up;
 
@@ -21,6 +22,7 @@ Usage: cargo xtask <command>
                          a change's way to a simulated fleet; cold start, reconnect, memory
   bench render [--json]  templates to resources, beside Jinja2 and PyYAML
   bench rest [--json]    polls of 10,000 clusters, beside the Python predecessor
+  soak broker [MINUTES]  services are ordered while control planes are killed; 5 minutes
   lint                   rustfmt, clippy, the tidy tests, cargo-deny
   descriptors            make crates/api/envoy.binpb anew from the pinned protos
 ";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ["bench", name @ ("onboard" | "broker" | "fleet" | "render" | "rest"), options @ ..] => {
             bench::run_release(name, options)
         }
+        ["soak", name @ "broker", options @ ..] => soak::run_long(name, options),
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),
         _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),

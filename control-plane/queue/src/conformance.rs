@@ -21,8 +21,8 @@ async fn nothing_visible(queue: &dyn Queue) {
 }
 
 async fn a_job_is_handed_to_one_worker(queue: &dyn Queue) {
-    queue.send(&job("a")).await.unwrap();
-    queue.send(&job("a")).await.unwrap();
+    queue.send(&[job("a")]).await.unwrap();
+    queue.send(&[job("a")]).await.unwrap();
     let lease = received(queue, LONG).await;
     assert_eq!((lease.job.clone(), lease.attempt), (job("a"), 1));
     nothing_visible(queue).await;
@@ -31,7 +31,7 @@ async fn a_job_is_handed_to_one_worker(queue: &dyn Queue) {
 }
 
 async fn a_job_comes_again_when_its_worker_died(queue: &dyn Queue) {
-    queue.send(&job("b")).await.unwrap();
+    queue.send(&[job("b")]).await.unwrap();
     let dead = received(queue, SHORT).await;
     let alive = received(queue, LONG).await;
     assert_eq!((alive.job.clone(), alive.attempt), (job("b"), 2));
@@ -41,7 +41,7 @@ async fn a_job_comes_again_when_its_worker_died(queue: &dyn Queue) {
 }
 
 async fn an_extended_lease_keeps_the_job(queue: &dyn Queue) {
-    queue.send(&job("c")).await.unwrap();
+    queue.send(&[job("c")]).await.unwrap();
     let lease = received(queue, SHORT * 4).await;
     assert!(queue.extend(&lease, LONG).await.unwrap());
     nothing_visible(queue).await;
@@ -52,21 +52,21 @@ async fn an_extended_lease_keeps_the_job(queue: &dyn Queue) {
 }
 
 async fn a_waiting_worker_is_woken(queue: &dyn Queue) {
-    let late = job("d");
+    let late = [job("d")];
     let (lease, sent) = tokio::join!(received(queue, LONG), queue.send(&late));
     sent.unwrap();
     queue.done(&lease).await.unwrap();
 }
 
 async fn a_job_that_is_given_up_waits_for_an_operator(queue: &dyn Queue) {
-    queue.send(&job("p")).await.unwrap();
+    queue.send(&[job("p")]).await.unwrap();
     let lease = received(queue, LONG).await;
     assert_eq!(queue.depth().await.unwrap(), Depth { visible: 0, hidden: 1 });
     assert!(queue.bury(&lease, "it is poison").await.unwrap());
     assert!(!queue.bury(&lease, "twice").await.unwrap());
     assert!(!queue.done(&lease).await.unwrap());
     assert!(!queue.extend(&lease, LONG).await.unwrap());
-    queue.send(&job("p")).await.unwrap();
+    queue.send(&[job("p")]).await.unwrap();
     nothing_visible(queue).await;
     let letters = queue.dead().await.unwrap();
     let told: Vec<_> =
@@ -98,7 +98,7 @@ async fn sqlite_conforms() {
 async fn sqlite_keeps_jobs_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gatehouse.db");
-    SqliteQueue::open(&path).unwrap().send(&job("a")).await.unwrap();
+    SqliteQueue::open(&path).unwrap().send(&[job("a")]).await.unwrap();
     assert_eq!(received(&SqliteQueue::open(&path).unwrap(), LONG).await.job, job("a"));
 }
 
@@ -110,7 +110,7 @@ async fn a_job_that_cannot_be_read_keeps_no_other_waiting() {
     let file = ::sqlite::Database::open(&path).unwrap();
     let sql = "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES ('x', '{\"of\": \"2031\"}', 0, 0)";
     file.write(move |db| Ok(::sqlite::Written::Keep(db.execute(sql, [])?))).await.unwrap();
-    queue.send(&job("a")).await.unwrap();
+    queue.send(&[job("a")]).await.unwrap();
     assert_eq!(received(&queue, LONG).await.job, job("a"));
     let letters = queue.dead().await.unwrap();
     assert_eq!((letters.len(), letters[0].id.as_str(), &letters[0].job), (1, "x", &None));

@@ -66,8 +66,8 @@ pub const DEAD_PAGE: u32 = 500;
 /// The capability.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync {
-    /// Adds a job. A job whose id is already there is not added again.
-    async fn send(&self, job: &Job) -> Result<(), QueueError>;
+    /// Adds jobs. One whose id is already there is not added again. After an error some may have been added.
+    async fn send(&self, jobs: &[Job]) -> Result<(), QueueError>;
 
     /// Waits for a job, and hides it from other workers for the time of the lease.
     async fn receive(&self, lease: Duration) -> Result<Lease, QueueError>;

@@ -152,13 +152,18 @@ fn failed(
 
 #[async_trait]
 impl Queue for SqliteQueue {
-    async fn send(&self, job: &Job) -> Result<(), QueueError> {
-        let body = serde_json::to_string(job).map_err(|error| failed("writing a job", error))?;
-        let id = job.id.clone();
-        self.write("sending a job", move |db| {
+    async fn send(&self, jobs: &[Job]) -> Result<(), QueueError> {
+        let rows = jobs.iter().map(|job| Ok((job.id.clone(), serde_json::to_string(job)?)));
+        let rows: Vec<_> = rows
+            .collect::<Result<_, _>>()
+            .map_err(|error: serde_json::Error| failed("writing a job", error))?;
+        self.write("sending jobs", move |db| {
             let sql = "INSERT INTO jobs (id, body, visible_at_ms, attempts) VALUES (?1, ?2, ?3, 0)
                        ON CONFLICT DO NOTHING";
-            db.prepare_cached(sql)?.execute(params![id, body, now_ms()])?;
+            let mut insert = db.prepare_cached(sql)?;
+            for (id, body) in rows {
+                insert.execute(params![id, body, now_ms()])?;
+            }
             Ok(())
         })
         .await?;

@@ -85,7 +85,7 @@ async fn a_refused_write_leaves_no_job(store: &dyn Store) {
     assert_eq!(put(store, &again, Some(&again.job())).await, Put::Conflict);
     let jobs = store.outbox().await.unwrap();
     assert!(jobs.contains(&d.job()) && jobs.iter().all(|job| job.id != "op-lost"), "{jobs:?}");
-    store.dispatched(&d.job()).await.unwrap();
+    store.dispatched(&[d.job()]).await.unwrap();
     assert!(!store.outbox().await.unwrap().contains(&d.job()));
 }
 

@@ -125,6 +125,8 @@ impl Claim {
     }
 }
 
+/// Jobs that go to the queue together.
+pub const OUTBOX_PAGE: u32 = 200;
 /// Entries that one answer holds.
 pub const AUDIT_PAGE: u32 = 200;
 /// An entry is kept for so long: more than a year, since that is what auditors ask for.
@@ -145,11 +147,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Entries of the audit log, newest first; at most [`AUDIT_PAGE`].
     async fn audit(&self, query: &Query) -> Result<Vec<Entry>, StoreError>;
 
-    /// Jobs that were written and not yet handed to the queue.
+    /// Jobs that were written and not yet handed to the queue; at most [`OUTBOX_PAGE`], the oldest first.
     async fn outbox(&self) -> Result<Vec<Job>, StoreError>;
 
-    /// The queue has this job.
-    async fn dispatched(&self, job: &Job) -> Result<(), StoreError>;
+    /// The queue has these jobs.
+    async fn dispatched(&self, jobs: &[Job]) -> Result<(), StoreError>;
 
     /// Gives hosts to an instance, if none belongs to anybody else: all or none.
     async fn claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError>;

@@ -22,7 +22,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, Put, Refusal, Store, StoreError, Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, OUTBOX_PAGE, Put, Refusal, Store, StoreError,
+    Write,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -328,17 +329,20 @@ impl Store for SqliteStore {
 
     async fn outbox(&self) -> Result<Vec<Job>, StoreError> {
         self.read("reading the outbox", |db| {
-            let mut query = db.prepare_cached("SELECT body FROM outbox ORDER BY rowid")?;
-            let bodies = query.query_map([], |row| row.get::<_, String>(0))?;
+            let mut query = db.prepare_cached("SELECT body FROM outbox ORDER BY rowid LIMIT ?1")?;
+            let bodies = query.query_map([OUTBOX_PAGE], |row| row.get::<_, String>(0))?;
             bodies.map(|body| parsed(&body?)).collect()
         })
         .await
     }
 
-    async fn dispatched(&self, job: &Job) -> Result<(), StoreError> {
-        let id = job.id.clone();
+    async fn dispatched(&self, jobs: &[Job]) -> Result<(), StoreError> {
+        let ids: Vec<_> = jobs.iter().map(|job| job.id.clone()).collect();
         self.write("clearing the outbox", move |db| {
-            db.prepare_cached("DELETE FROM outbox WHERE id = ?1")?.execute([id])?;
+            let mut delete = db.prepare_cached("DELETE FROM outbox WHERE id = ?1")?;
+            for id in ids {
+                delete.execute([id])?;
+            }
             Ok(Written::Keep(()))
         })
         .await

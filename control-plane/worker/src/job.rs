@@ -147,11 +147,14 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
     match instance.operation.kind {
         OperationKind::Provision | OperationKind::Update => {
             instance.proven.clone_from(&instance.published);
-            match keep_only_proven(worker, &instance).await {
-                Err(error) if last_try => {
-                    tracing::error!(instance = %instance.id, error, "hosts or names of the old revision are left over");
+            // Before the first revision there was nothing, not even an operation that left something over.
+            if instance.revision > 1 {
+                match keep_only_proven(worker, &instance).await {
+                    Err(error) if last_try => {
+                        tracing::error!(instance = %instance.id, error, "hosts or names of the old revision are left over");
+                    }
+                    kept => kept?,
                 }
-                kept => kept?,
             }
             instance.operation.description = "live: acknowledged by Envoy and its sidecars".into();
         }

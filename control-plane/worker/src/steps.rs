@@ -26,6 +26,8 @@ pub(crate) enum StepError {
 
 /// A certificate that ends sooner is replaced.
 const RENEW_BEFORE: time::Duration = time::Duration::days(30);
+/// Most fleets have acknowledged a change before anybody could read that they have not.
+const WORTH_TELLING: Duration = Duration::from_millis(100);
 /// Reports of other replicas are read at least this often; those of this process wake the step at once.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -110,7 +112,8 @@ impl Worker {
     async fn fleet(&self, instance: &mut Instance) -> Result<String, StepError> {
         let wanted = instance.published.as_ref().map(|published| published.rev);
         let mut changes = self.store.changes();
-        let deadline = tokio::time::Instant::now() + self.fleet_deadline;
+        let begun = tokio::time::Instant::now();
+        let deadline = begun + self.fleet_deadline;
         loop {
             changes.mark_unchanged();
             let progress = Progress::of(&instance.id, wanted, &self.store.reports(instance.group()).await?);
@@ -130,8 +133,13 @@ impl Worker {
                     self.fleet_deadline.as_secs()
                 )));
             }
-            self.tell(instance, told).await?;
-            let _woken_or_not = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
+            let mut pause = LOOK_AGAIN;
+            if begun.elapsed() < WORTH_TELLING {
+                pause = WORTH_TELLING;
+            } else {
+                self.tell(instance, told).await?;
+            }
+            let _woken_or_not = tokio::time::timeout(pause, changes.changed()).await;
         }
     }
 

@@ -96,7 +96,7 @@ impl Bench {
         let made = Instance::provision(id(), request, "op-1".into());
         let write = Write { job: Some(&made.job()), ..Write::of(&made) };
         assert!(matches!(self.store.put(write).await.unwrap(), Put::Stored(_)));
-        self.queue.send(&made.job()).await.unwrap();
+        self.queue.send(&[made.job()]).await.unwrap();
     }
 
     /// Lets a worker work until the operation has ended. The fleet has acknowledged everything from the first.

@@ -15,6 +15,7 @@ use std::{
 };
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use tokio::sync::Semaphore;
 
 use crate::writer::Writer;
 
@@ -22,8 +23,8 @@ pub use rusqlite;
 
 /// A writer of another process holds the lock for a few milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are kept for reads; more are opened when needed, and closed again.
-const IDLE_READERS: usize = 4;
+/// Connections for reads. One read takes microseconds and a core, so more would only cost memory.
+const READERS: usize = 8;
 
 const VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS schemas (part TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;";
@@ -87,7 +88,9 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     writer: Writer,
-    readers: Mutex<Vec<Connection>>,
+    /// Of which each lets one connection be used, or opened.
+    turns: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
 }
 
 impl fmt::Debug for Database {
@@ -120,7 +123,8 @@ impl Database {
         private(path)?;
         let connection = connect(path)?;
         let writer = Writer::start(connection)?;
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers: Mutex::default() })))
+        let turns = Arc::new(Semaphore::new(READERS));
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, turns, idle: Mutex::default() })))
     }
 
     /// Brings a part's tables up to this release.
@@ -140,17 +144,17 @@ impl Database {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
+        let turn = Arc::clone(&self.0.turns).acquire_owned().await.map_err(|_| Error::Unfinished)?;
         let inner = Arc::clone(&self.0);
         let run = move || {
-            let idle = inner.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            // Held to the end of the work, also when nobody waits for it any more.
+            let _turn = turn;
+            let idle = inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection = idle.map_or_else(|| connect(&inner.path), Ok)?;
             let read = connection.transaction()?;
             let result = work(&read);
             drop(read);
-            let mut readers = inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if readers.len() < IDLE_READERS {
-                readers.push(connection);
-            }
+            inner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             result
         };
         tokio::task::spawn_blocking(run).await.map_err(|_| Error::Unfinished)?

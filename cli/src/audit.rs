@@ -6,7 +6,7 @@ use console::style;
 use serde_json::{Value, json};
 
 use crate::{
-    operators::{Operators, Target},
+    operators::{Operators, Target, print},
     status::{items, text},
 };
 
@@ -28,7 +28,6 @@ pub(crate) struct Args {
     target: Target,
 }
 
-#[allow(clippy::print_stdout)]
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let operators = Operators::connect(args.target)?;
     let mut entries: Vec<Value> = Vec::new();
@@ -44,14 +43,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     entries.truncate(args.limit);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "entries": entries }))?);
-        return Ok(());
-    }
-    for entry in &entries {
-        println!("{}", line(entry));
-    }
-    Ok(())
+    let shown: String = entries.iter().map(|entry| line(entry) + "\n").collect();
+    print(args.json, &json!({ "entries": entries }), &shown)
 }
 
 fn line(entry: &Value) -> String {

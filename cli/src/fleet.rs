@@ -4,7 +4,7 @@ use console::style;
 use serde_json::{Value, json};
 
 use crate::{
-    operators::{Operators, Target, escaped},
+    operators::{Operators, Target, escaped, print},
     status::{items, text, waiting},
 };
 
@@ -63,7 +63,6 @@ enum Command {
     Resume,
 }
 
-#[allow(clippy::print_stdout)]
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let operators = Operators::connect(args.target)?;
     let (answer, shown) = match &args.command {
@@ -111,12 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             (operators.post("/api/resume", &json!({})).await?, "pushes go on\n".to_owned())
         }
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        print!("{shown}");
-    }
-    Ok(())
+    print(args.json, &answer, &shown)
 }
 
 /// A line a process, with a line for each type that is not as it should be.

@@ -4,7 +4,7 @@ use console::style;
 use serde_json::{Value, json};
 
 use crate::{
-    operators::{Operators, Target, escaped},
+    operators::{Operators, Target, escaped, print},
     status::{items, text},
 };
 
@@ -33,7 +33,6 @@ enum Command {
     },
 }
 
-#[allow(clippy::print_stdout)]
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let operators = Operators::connect(args.target)?;
     let post = async |id: &str, what: &str| {
@@ -48,12 +47,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Retry { id }) => (post(id, "retry").await?, format!("{id} is handed out again\n")),
         Some(Command::Drop { id }) => (post(id, "drop").await?, format!("{id} is thrown away\n")),
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        print!("{shown}");
-    }
-    Ok(())
+    print(args.json, &answer, &shown)
 }
 
 fn table(jobs: &Value) -> String {

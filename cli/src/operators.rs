@@ -17,6 +17,17 @@ pub(crate) struct Target {
     token: String,
 }
 
+/// Prints an answer: for machines as it came, or as it is shown to people.
+#[allow(clippy::print_stdout)]
+pub(crate) fn print(json: bool, answer: &Value, shown: &str) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(answer)?);
+    } else {
+        print!("{shown}");
+    }
+    Ok(())
+}
+
 /// A connection to the operators' API.
 pub(crate) struct Operators {
     client: reqwest::Client,

@@ -3,7 +3,10 @@
 use console::style;
 use serde_json::Value;
 
-use crate::broker::{Broker, Target};
+use crate::{
+    broker::{Broker, Target},
+    operators::print,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -14,15 +17,9 @@ pub(crate) struct Args {
     target: Target,
 }
 
-#[allow(clippy::print_stdout)]
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let status = Broker::connect(args.target)?.get("/api/status").await?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-        return Ok(());
-    }
-    print!("{}", table(&status));
-    Ok(())
+    print(args.json, &status, &table(&status))
 }
 
 pub(crate) fn items(value: &Value) -> impl Iterator<Item = &Value> {

@@ -45,8 +45,7 @@ impl Broker {
                 .may_claim(owner, host)
                 .map_err(|error| Answer::bad_request(format!("parameters: hosts[{at}]: {error}")))?;
         }
-        let most = platforms.quota(owner).hosts;
-        let claimant = Claimant { instance: id, owner, most, cool_down: platforms.host_cool_down() };
+        let claimant = Claimant::of(&platforms, id, owner);
         match self.store.may_claim(hosts, &claimant).await?.refusal(hosts, &claimant) {
             Some(why) => Err(Answer::unprocessable(format!("parameters: {why}"))),
             None => Ok(()),

@@ -11,7 +11,7 @@ use model::{
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
-    platforms::Owner,
+    platforms::{Owner, Platforms},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
@@ -77,6 +77,14 @@ pub struct Claimant<'a> {
     pub most: Option<u32>,
     /// How long a host that was freed is kept for the owner that had it.
     pub cool_down: Duration,
+}
+
+impl<'a> Claimant<'a> {
+    /// Within what the platforms allow the owner.
+    pub fn of(platforms: &Platforms, instance: &'a InstanceId, owner: &'a Owner) -> Self {
+        let (most, cool_down) = (platforms.quota(owner).hosts, platforms.host_cool_down());
+        Self { instance, owner, most, cool_down }
+    }
 }
 
 /// The end of a claim, which is for all hosts or none.

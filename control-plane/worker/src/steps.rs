@@ -62,12 +62,7 @@ impl Worker {
     async fn claim(&self, instance: &Instance) -> Result<String, StepError> {
         let hosts = wanted(instance)?.service.hosts;
         let (platforms, owner) = (self.platforms.borrow().clone(), &instance.request.owner);
-        let claimant = Claimant {
-            instance: &instance.id,
-            owner,
-            most: platforms.quota(owner).hosts,
-            cool_down: platforms.host_cool_down(),
-        };
+        let claimant = Claimant::of(&platforms, &instance.id, owner);
         for (at, host) in hosts.iter().enumerate() {
             // The rules may have changed since the broker asked.
             platforms

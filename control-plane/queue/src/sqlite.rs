@@ -35,6 +35,9 @@ const DEAD_LETTERS: &str = "
     CREATE INDEX jobs_by_death ON jobs (dead_since_ms) WHERE dead_since_ms IS NOT NULL;
 ";
 
+/// Which job: the one that the lease is for, if it still is.
+const HELD: &str = "WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
+
 /// A queue in one file.
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -122,24 +125,26 @@ impl SqliteQueue {
     }
 
     async fn give_up(&self, id: String, receipt: String, cause: String) -> Result<bool, QueueError> {
-        let sql = "UPDATE jobs SET dead_since_ms = ?3, cause = ?4
-                   WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
         self.write("giving a job up", move |db| {
-            Ok(db.execute(sql, params![id, receipt, now_ms(), cause])? == 1)
+            let sql = format!("UPDATE jobs SET dead_since_ms = ?3, cause = ?4 {HELD}");
+            Ok(db.execute(&sql, params![id, receipt, now_ms(), cause])? == 1)
         })
         .await
     }
 
-    async fn update(
+    /// Hides the job for so long, from now on.
+    async fn hide(
         &self,
         operation: &'static str,
-        sql: &'static str,
         lease: &Lease,
-        at: i64,
+        pause: Duration,
     ) -> Result<bool, QueueError> {
         let (id, receipt) = (lease.job.id.clone(), lease.receipt.clone());
-        self.write(operation, move |db| Ok(db.prepare_cached(sql)?.execute(params![id, receipt, at])? == 1))
-            .await
+        self.write(operation, move |db| {
+            let sql = format!("UPDATE jobs SET visible_at_ms = ?3 {HELD}");
+            Ok(db.prepare_cached(&sql)?.execute(params![id, receipt, after_ms(pause)])? == 1)
+        })
+        .await
     }
 }
 
@@ -183,18 +188,20 @@ impl Queue for SqliteQueue {
     }
 
     async fn extend(&self, lease: &Lease, by: Duration) -> Result<bool, QueueError> {
-        let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
-        self.update("extending a lease", sql, lease, after_ms(by)).await
+        self.hide("extending a lease", lease, by).await
     }
 
     async fn done(&self, lease: &Lease) -> Result<bool, QueueError> {
-        let sql = "DELETE FROM jobs WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL AND ?3 IS NOT NULL";
-        self.update("finishing a job", sql, lease, 0).await
+        let (id, receipt) = (lease.job.id.clone(), lease.receipt.clone());
+        self.write("finishing a job", move |db| {
+            let sql = format!("DELETE FROM jobs {HELD}");
+            Ok(db.prepare_cached(&sql)?.execute(params![id, receipt])? == 1)
+        })
+        .await
     }
 
     async fn retry_after(&self, lease: &Lease, pause: Duration) -> Result<bool, QueueError> {
-        let sql = "UPDATE jobs SET visible_at_ms = ?3 WHERE id = ?1 AND attempts = CAST(?2 AS INTEGER) AND dead_since_ms IS NULL";
-        self.update("giving a job back", sql, lease, after_ms(pause)).await
+        self.hide("giving a job back", lease, pause).await
     }
 
     async fn bury(&self, lease: &Lease, cause: &str) -> Result<bool, QueueError> {

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use serde_json::Value;
-use tests::{Aws, Lab, eventually};
+use tests::{Lab, aws, eventually};
 
 /// A virtual host for each item, which answers by itself, so that no sidecar needs to know of it.
 const HOSTS: &str = r#"{#
@@ -113,9 +113,9 @@ async fn a_source_that_breaks_changes_nothing_and_is_told() {
 #[tokio::test]
 async fn a_source_in_s3_is_followed() {
     let folder = tempfile::tempdir().unwrap();
-    let aws = Aws::start(folder.path()).await;
-    aws.bucket("edge").await;
-    aws.put("edge/hosts.yaml", &host("a", "one")).await;
+    let aws = aws(folder.path()).await;
+    aws.bucket("edge").await.unwrap();
+    aws.put("edge/hosts.yaml", &host("a", "one")).await.unwrap();
     let lab = Lab::with(|layout| {
         let templates = layout.data_dir.join("templates");
         fs::create_dir(&templates).unwrap();
@@ -131,7 +131,7 @@ async fn a_source_in_s3_is_followed() {
     })
     .await;
     answers(&lab, "a.test", "s3 one").await;
-    aws.put("edge/hosts.yaml", &host("a", "two")).await;
+    aws.put("edge/hosts.yaml", &host("a", "two")).await.unwrap();
     answers(&lab, "a.test", "s3 two").await;
     let generation = lab.status().await["generation"].clone();
     // Looks that find nothing new change nothing.

@@ -9,6 +9,7 @@ use std::{
 
 use lab::{
     Layout, NODE_ID, Ports, Stack, Transport,
+    aws::Aws,
     pip::{self, Needs},
     stack,
 };
@@ -66,6 +67,11 @@ fn tools() -> PathBuf {
 /// Where a Python package and what it needs are, fetched once.
 pub async fn tool(requirement: &str) -> PathBuf {
     pip::fetched(&tools(), requirement, Needs::Dependencies).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An emulator of AWS with nothing in it; its log goes to the folder.
+pub async fn aws(folder: &Path) -> Aws {
+    Aws::start(&tools(), folder).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// An Envoy of just this version, fetched once.

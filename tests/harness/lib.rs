@@ -4,7 +4,6 @@
 // A test that cannot go on says so and ends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
-mod aws;
 mod balancer;
 mod certificates;
 mod client;
@@ -14,11 +13,10 @@ mod load;
 mod service;
 mod storm;
 
-pub use aws::Aws;
 pub use balancer::Balancer;
 pub use certificates::TestCa;
 pub use client::{Answer, Token};
-pub use lab::{Lab, envoy, eventually, project, tool};
+pub use lab::{Lab, aws, envoy, eventually, project, tool};
 pub use load::{Load, Seen, wrk};
 pub use service::Service;
 pub use storm::{Storm, Weathered};

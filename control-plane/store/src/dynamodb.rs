@@ -5,10 +5,14 @@
 //! empty, because its writer died or was refused, it closes it. A writer that comes after that takes a new one.
 
 mod hosts;
+mod kms;
 mod log;
 mod rows;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws::{Action, Error, Item, Key, Order, Page, Table};
@@ -23,6 +27,7 @@ use model::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
+pub use self::kms::KmsKeys;
 use self::{
     log::Log,
     rows::{
@@ -45,30 +50,78 @@ const TRIES: u32 = 20;
 pub struct DynamoStore {
     table: Table,
     log: Arc<Log>,
-    keys: Keys,
+    keys: RwLock<Arc<Keys>>,
+    wrapped: Option<KmsKeys>,
     changes: watch::Sender<u64>,
 }
 
+/// With what secrets are sealed.
+#[derive(Debug)]
+pub enum Sealing {
+    /// With these keys.
+    With(Keys),
+    /// With keys in the table, which KMS wraps.
+    Kms(KmsKeys),
+}
+
 impl DynamoStore {
-    /// Uses a table that is there; secrets are sealed with the keys. Must be called within a tokio runtime.
+    /// Uses a table that is there. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The table cannot be read.
-    pub async fn open(table: Table, keys: Keys) -> Result<Self, StoreError> {
+    /// The table cannot be read, or KMS does not open the keys.
+    pub async fn open(table: Table, sealing: Sealing) -> Result<Self, StoreError> {
+        let (keys, wrapped) = match sealing {
+            Sealing::With(keys) => (keys, None),
+            Sealing::Kms(wrapped) => {
+                let keys = wrapped.read().await;
+                (keys.map_err(|error| failed("opening the keys", error))?, Some(wrapped))
+            }
+        };
         let log = Arc::new(Log::new(table.clone()));
         log.last().await.map_err(|error| failed("opening the table", error))?;
         let changes = watch::Sender::new(0);
         tokio::spawn(announce_writes(Arc::clone(&log), changes.clone()));
-        Ok(Self { table, log, keys, changes })
+        Ok(Self { table, log, keys: RwLock::new(Arc::new(keys)), wrapped, changes })
+    }
+
+    /// Makes a new key, where KMS wraps them: it seals from now on. Whether there is one.
+    ///
+    /// # Errors
+    /// KMS makes none, or the table cannot be written.
+    pub async fn add_key(&self) -> Result<bool, StoreError> {
+        let Some(wrapped) = &self.wrapped else { return Ok(false) };
+        wrapped.add().await.map_err(|error| failed("making a key", error))?;
+        self.read_keys().await?;
+        Ok(true)
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn read_keys(&self) -> Result<(), StoreError> {
+        if let Some(wrapped) = &self.wrapped {
+            let keys = wrapped.read().await.map_err(|error| failed("opening the keys", error))?;
+            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        }
+        Ok(())
     }
 
     fn announce(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    fn opened(&self, row: &Item) -> Result<Instance, StoreError> {
-        let instance = parsed(row)?;
-        self.keys.opened(instance).map_err(unsealed)
+    async fn opened(&self, row: &Item) -> Result<Instance, StoreError> {
+        let instance: Instance = parsed(row)?;
+        match self.keys().opened(instance.clone()) {
+            Ok(instance) => Ok(instance),
+            // Another process may have made a new key.
+            Err(InvalidKey::Unknown { .. }) if self.wrapped.is_some() => {
+                self.read_keys().await?;
+                self.keys().opened(instance).map_err(unsealed)
+            }
+            Err(error) => Err(unsealed(error)),
+        }
     }
 
     /// All instances, whatever their place in the log.
@@ -77,7 +130,7 @@ impl DynamoStore {
         for shard in 0..SHARDS {
             let rows = self.table.read(Page::all(&instances_of(shard))).await;
             for row in rows.map_err(|error| failed("reading all instances", error))? {
-                all.push(self.opened(&row)?);
+                all.push(self.opened(&row).await?);
             }
         }
         Ok(all)
@@ -88,7 +141,7 @@ impl DynamoStore {
         let Write { instance, job, entry, most } = *write;
         let mut stored = instance.clone();
         stored.version += 1;
-        let body = json(&self.keys.sealed(stored.clone()).map_err(unsealed)?)?;
+        let body = json(&self.keys().sealed(stored.clone()).map_err(unsealed)?)?;
         let (owner, present) = (instance.request.owner.to_string(), !instance.gone);
         let row = Item::at(&instance_key(&instance.id))
             .text("body", body)
@@ -191,7 +244,10 @@ impl Store for DynamoStore {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         let row = self.table.get(&instance_key(id)).await;
         let row = row.map_err(|error| failed("reading an instance", error))?;
-        row.map(|row| self.opened(&row)).transpose()
+        match row {
+            Some(row) => self.opened(&row).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn changed_since(&self, position: u64) -> Result<(Vec<Instance>, u64), StoreError> {
@@ -202,8 +258,10 @@ impl Store for DynamoStore {
         };
         let keys: Vec<_> = ids.iter().map(instance_key).collect();
         let mut rows = self.table.get_all(&keys).await.map_err(|error| failed("reading changes", error))?;
-        let found = keys.iter().filter_map(|key| rows.remove(key));
-        let instances = found.map(|row| self.opened(&row)).collect::<Result<_, _>>()?;
+        let mut instances = Vec::with_capacity(keys.len());
+        for row in keys.iter().filter_map(|key| rows.remove(key)) {
+            instances.push(self.opened(&row).await?);
+        }
         Ok((instances, settled))
     }
 

@@ -21,8 +21,13 @@ struct Key {
 
 /// A key that is not one, or something sealed that cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidKey(String);
+#[allow(missing_docs)]
+pub enum InvalidKey {
+    #[error("{0}")]
+    Wrong(String),
+    #[error("a secret of the instance {instance} is sealed with the key {id:?}, which is not here")]
+    Unknown { instance: InstanceId, id: String },
+}
 
 /// Of a sealed text: `sealed:<key id>:<base64 of nonce and ciphertext>`.
 const SEALED: &str = "sealed:";
@@ -47,7 +52,7 @@ impl Keys {
                 continue;
             }
             // Never the line itself: it holds the key.
-            let wrong = |rule: &str| InvalidKey(format!("line {}: {rule}", at + 1));
+            let wrong = |rule: &str| InvalidKey::Wrong(format!("line {}: {rule}", at + 1));
             let (id, encoded) = line.split_once(' ').ok_or_else(|| wrong("an id, a space and a key"))?;
             if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             {
@@ -62,7 +67,7 @@ impl Keys {
             keys.push(Key { id: id.to_owned(), key });
         }
         if keys.is_empty() {
-            return Err(InvalidKey("there is no key".into()));
+            return Err(InvalidKey::Wrong("there is no key".into()));
         }
         Ok(Self(keys))
     }
@@ -73,7 +78,7 @@ impl Keys {
     /// The system has no randomness.
     pub fn generate(id: &str) -> Result<String, InvalidKey> {
         let mut key = [0; KEY_LEN];
-        rand::fill(&mut key).map_err(|_| InvalidKey("the system gives no random bytes".into()))?;
+        rand::fill(&mut key).map_err(|_| InvalidKey::Wrong("the system gives no random bytes".into()))?;
         Ok(format!("{id} {}", BASE64_STANDARD.encode(key)))
     }
 
@@ -96,7 +101,7 @@ impl Keys {
     fn seal(&self, secret: &str, of: &InstanceId) -> Result<String, InvalidKey> {
         let Some(Key { id, key }) = self.0.first() else { return Ok(secret.to_owned()) };
         let mut nonce = [0; NONCE_LEN];
-        let failed = |_| InvalidKey("a secret cannot be sealed".into());
+        let failed = |_| InvalidKey::Wrong("a secret cannot be sealed".into());
         // 96 random bits: 2^32 secrets under one key stay safe (NIST SP 800-38D section 8.3).
         rand::fill(&mut nonce).map_err(failed)?;
         let mut text = secret.as_bytes().to_vec();
@@ -109,14 +114,11 @@ impl Keys {
     /// What is not sealed was written without keys, and is sealed with the next write.
     fn open(&self, text: &str, of: &InstanceId) -> Result<String, InvalidKey> {
         let Some(sealed) = text.strip_prefix(SEALED) else { return Ok(text.to_owned()) };
-        let damaged = || InvalidKey(format!("a secret of the instance {of} is damaged"));
+        let damaged = || InvalidKey::Wrong(format!("a secret of the instance {of} is damaged"));
         let (id, encoded) = sealed.split_once(':').ok_or_else(damaged)?;
         let key = self.0.iter().find(|key| key.id == id);
-        let Key { key, .. } = key.ok_or_else(|| {
-            InvalidKey(format!(
-                "a secret of the instance {of} is sealed with the key {id:?}, which is not here"
-            ))
-        })?;
+        let Key { key, .. } =
+            key.ok_or_else(|| InvalidKey::Unknown { instance: of.clone(), id: id.to_owned() })?;
         let mut bytes = BASE64_STANDARD.decode(encoded).map_err(|_| damaged())?;
         let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN).ok_or_else(damaged)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;

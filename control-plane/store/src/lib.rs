@@ -22,7 +22,7 @@ mod dynamodb;
 mod keys;
 mod sqlite;
 
-pub use dynamodb::DynamoStore;
+pub use dynamodb::{DynamoStore, KmsKeys, Sealing};
 pub use keys::{InvalidKey, Keys};
 pub use sqlite::SqliteStore;
 

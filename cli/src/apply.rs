@@ -22,7 +22,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let loaded = service::load(&args.file)?;
     let broker = Broker::connect(args.target)?;
     let id = broker.instance_id(&loaded.service.service);
-    let plan = broker.plan(&loaded.service.plan).await?;
+    let plan = broker.plan(loaded.service.plan.unwrap_or_default().name()).await?;
     eprintln!("applying {} ({id})", loaded.service.service);
     let Some(operation) = broker.apply(&id, &plan, &loaded.parameters).await? else {
         eprintln!("nothing to change");

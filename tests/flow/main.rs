@@ -5,6 +5,7 @@
 
 mod access_log;
 mod client;
+mod cloud;
 mod decisions;
 mod jobs;
 mod onboarding;

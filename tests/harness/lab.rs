@@ -274,7 +274,7 @@ impl Lab {
     pub async fn provision(&self, service: &Service) -> Answer {
         let body = json!({
             "service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01",
-            "plan_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e11",
+            "plan_id": service.plan_id(),
             "organization_guid": "o",
             "space_guid": "s",
             "parameters": service.parameters,
@@ -285,8 +285,11 @@ impl Lab {
 
     /// OSB PATCH.
     pub async fn update(&self, service: &Service) -> Answer {
-        let body =
-            json!({"service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01", "parameters": service.parameters});
+        let body = json!({
+            "service_id": "7d6c4a3e-6f0e-4b57-9c3b-7a4f2d1c9e01",
+            "plan_id": service.plan_id(),
+            "parameters": service.parameters,
+        });
         let path = format!("/v2/service_instances/{}?accepts_incomplete=true", service.id());
         self.send(self.broker(Method::PATCH, &path).json(&body)).await.expect("the broker answers")
     }
@@ -308,17 +311,20 @@ impl Lab {
 
     /// Waits for the end of the operation under way: its state and description; `gone` after a deletion.
     pub async fn ended(&self, service: &Service) -> (String, String) {
-        eventually(&format!("the end of the operation of {}", service.name()), || async {
-            let answer = self.last_operation(service).await?;
-            if answer.status == 410 {
-                return Some(("gone".into(), String::new()));
+        let begun = Instant::now();
+        loop {
+            let answer = self.last_operation(service).await;
+            let body = answer.as_ref().map(Answer::json).unwrap_or_default();
+            match (answer.map(|answer| answer.status), body["state"].as_str()) {
+                (Some(410), _) => return ("gone".into(), String::new()),
+                (_, Some(state)) if state != "in progress" => {
+                    let description = body["description"].as_str().unwrap_or_default();
+                    return (state.to_owned(), description.to_owned());
+                }
+                _ => assert!(begun.elapsed() < DEADLINE, "no end of the operation: {body}"),
             }
-            let body = answer.json();
-            let state = body["state"].as_str()?.to_owned();
-            (state != "in progress")
-                .then(|| (state, body["description"].as_str().unwrap_or_default().to_owned()))
-        })
-        .await
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Provisions and waits until it is live.

@@ -7,6 +7,7 @@
 mod balancer;
 mod certificates;
 mod client;
+mod cloud;
 pub mod figures;
 mod lab;
 mod load;
@@ -16,6 +17,7 @@ mod storm;
 pub use balancer::Balancer;
 pub use certificates::TestCa;
 pub use client::{Answer, Token};
+pub use cloud::{Cloud, Doors, ORIGIN_SECRETS};
 pub use lab::{Lab, aws, envoy, eventually, project, tool};
 pub use load::{Load, Seen, wrk};
 pub use service::Service;

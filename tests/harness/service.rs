@@ -1,5 +1,6 @@
 //! Service files for tests.
 
+use model::plan::Plan;
 use serde_json::{Value, json};
 
 /// A service file that works, to be changed by a test.
@@ -45,6 +46,12 @@ impl Service {
     /// Its first host.
     pub fn host(&self) -> &str {
         self.parameters["hosts"][0].as_str().unwrap_or_default()
+    }
+
+    /// The OSB id of the plan that it asks for.
+    pub fn plan_id(&self) -> &'static str {
+        let plan = self.parameters["plan"].as_str();
+        Plan::ALL.into_iter().find(|one| Some(one.name()) == plan).unwrap_or_default().id()
     }
 
     /// The instance id that tests give it.

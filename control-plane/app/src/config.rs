@@ -17,8 +17,15 @@ use prometheus_client::registry::Registry;
 use runtime::{files, tls::TlsFiles};
 use store::Keys;
 use validator::Validator;
+use worker::FleetRule;
 
-use crate::{dev, edge::Edge, folder::Folder, keys};
+use crate::{
+    dev,
+    edge::{Edge, OriginSecrets},
+    engines::AwsSettings,
+    folder::Folder,
+    keys,
+};
 
 /// The control plane of Gatehouse.
 #[derive(Debug, Parser)]
@@ -70,6 +77,12 @@ pub(crate) struct Args {
     /// is not there [default: store.keys in the data folder]
     #[arg(long, global = true, env = "GATEHOUSE_STORE_KEYS")]
     pub(crate) store_keys: Option<PathBuf>,
+    /// YAML: the table, the queue, names, certificates and CDN in AWS, in the place of what is on this machine
+    #[arg(long, global = true, env = "GATEHOUSE_AWS")]
+    pub(crate) aws: Option<PathBuf>,
+    /// A file with a line for each secret that a CDN shows to the edge, the newest first
+    #[arg(long, global = true, env = "GATEHOUSE_ORIGIN_SECRETS")]
+    pub(crate) origin_secrets: Option<PathBuf>,
     /// A file with a line `name:token` for each operator
     #[arg(long, global = true, env = "GATEHOUSE_OPERATORS")]
     pub(crate) operators: Option<PathBuf>,
@@ -82,6 +95,12 @@ pub(crate) struct Args {
     /// Seconds that an operation waits for the nodes to acknowledge it
     #[arg(long, global = true, default_value_t = 120)]
     pub(crate) fleet_deadline_secs: u64,
+    /// How many of a hundred connected nodes have to acknowledge a change; at least one node does
+    #[arg(long, global = true, default_value_t = 100)]
+    pub(crate) fleet_percent: u8,
+    /// Seconds that the other nodes are waited for, when these have
+    #[arg(long, global = true, default_value_t = 10)]
+    pub(crate) fleet_grace_secs: u64,
     /// What to log, in the syntax of RUST_LOG
     #[arg(long, global = true, env = "GATEHOUSE_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -166,7 +185,8 @@ pub(crate) struct Config {
     pub(crate) operators: Vec<Credentials>,
     pub(crate) upstreams: UpstreamRule,
     pub(crate) job_lease: Duration,
-    pub(crate) fleet_deadline: Duration,
+    pub(crate) fleet: FleetRule,
+    pub(crate) aws: Option<AwsSettings>,
 }
 
 impl Args {
@@ -211,6 +231,11 @@ impl Config {
             args.xds
         );
         ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
+        ensure!(
+            (1..=100).contains(&args.fleet_percent),
+            "--fleet-percent: 1 to 100, got {}",
+            args.fleet_percent
+        );
         ensure!(args.fleet_deadline_secs > 0, "--fleet-deadline-secs: at least 1, got 0");
         let (database, store_keys) = args.store()?;
         Ok(Self {
@@ -230,7 +255,12 @@ impl Config {
             operators: operators(args)?,
             upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
             job_lease: Duration::from_secs(args.job_lease_secs),
-            fleet_deadline: Duration::from_secs(args.fleet_deadline_secs),
+            fleet: FleetRule {
+                percent: args.fleet_percent,
+                grace: Duration::from_secs(args.fleet_grace_secs),
+                deadline: Duration::from_secs(args.fleet_deadline_secs),
+            },
+            aws: aws(args)?,
         })
     }
 }
@@ -245,6 +275,13 @@ pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
         edge.group == EDGE_GROUP,
         "--edge: group: must be {EDGE_GROUP:?} in this release, got {:?}",
         edge.group
+    );
+    if let Some(path) = &args.origin_secrets {
+        edge.origin_secrets = OriginSecrets::read(path).context("--origin-secrets")?;
+    }
+    ensure!(
+        edge.cdn.is_none() || edge.origin_secrets.newest().is_some(),
+        "--edge: cdn: needs --origin-secrets, or anybody could say that he came through the CDN"
     );
     let mut issuers = BTreeMap::new();
     if args.dev {
@@ -289,6 +326,24 @@ pub(crate) fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
     let Some(path) = &args.sources else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("--sources: reading {}", path.display()))?;
     context::read(&text).with_context(|| format!("--sources: {}", path.display()))
+}
+
+fn aws(args: &Args) -> anyhow::Result<Option<AwsSettings>> {
+    let Some(path) = &args.aws else { return Ok(None) };
+    let settings = AwsSettings::read(path).context("--aws")?;
+    // The SDK reads the same variable.
+    let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
+    let is_emulated = ["http://127.0.0.1:", "http://localhost:"].iter().any(|own| endpoint.starts_with(own));
+    ensure!(
+        !args.dev || is_emulated,
+        "--dev: gives everybody everything, so beside --aws only with an emulator on this machine \
+         (AWS_ENDPOINT_URL)"
+    );
+    ensure!(
+        args.dev || settings.dns.is_some(),
+        "--aws: dns: needed; without it names are in a local zone and certificates of a local CA, for --dev only"
+    );
+    Ok(Some(settings))
 }
 
 /// Without any, nobody can sign in: the edge runs all the same.

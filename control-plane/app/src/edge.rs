@@ -7,7 +7,7 @@ use std::{
 };
 
 use ads::{Group, Identity};
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use model::fleet::EDGE_GROUP;
 use resources::{Bootstrap, Guard};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,10 @@ pub(crate) struct Edge {
     pub(crate) http: Listen,
     /// Where TLS is terminated; without it there is no such listener.
     pub(crate) https: Option<Listen>,
+    /// Where the distributions of a CDN come in, over TLS; without it the plan `edge` is not offered.
+    pub(crate) cdn: Option<Listen>,
+    /// Where the company's networks come in, over TLS; without it the plan `internal` is not offered.
+    pub(crate) internal: Option<Listen>,
     /// Whether a load balancer in front sends the proxy protocol. Then every connection must.
     pub(crate) proxy_protocol: bool,
     /// The folder of the sidecars' sockets on each node.
@@ -44,9 +48,53 @@ pub(crate) struct Edge {
     pub(crate) bootstrap_clusters: BTreeSet<String>,
     /// How much of the edge may leave at once without an operator's word.
     pub(crate) guard: Guard,
+    /// What shows that a request came through the CDN, the newest first. From `--origin-secrets`, not from the file.
+    #[serde(skip_deserializing)]
+    pub(crate) origin_secrets: OriginSecrets,
     /// From `--issuer`, not from the file.
     #[serde(skip_deserializing)]
     pub(crate) issuers: Vec<Issuer>,
+}
+
+/// What a request must carry to have come through the CDN: two while one is replaced.
+#[derive(Clone, Default, Serialize)]
+#[serde(transparent)]
+pub(crate) struct OriginSecrets(Vec<String>);
+
+impl std::fmt::Debug for OriginSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
+}
+
+impl OriginSecrets {
+    /// Characters of a header's value that nobody guesses (RFC 9110 section 5.5).
+    const SHORTEST: usize = 32;
+
+    /// Lines of a file; empty ones and those that begin with # say nothing.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let lines = text.lines().map(str::trim).enumerate();
+        let mut secrets = Vec::new();
+        for (at, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            // Never the line itself: it is the secret.
+            ensure!(
+                line.len() >= Self::SHORTEST && line.bytes().all(|byte| byte.is_ascii_graphic()),
+                "{}: line {}: at least {} visible ASCII characters",
+                path.display(),
+                at + 1,
+                Self::SHORTEST
+            );
+            secrets.push(line.to_owned());
+        }
+        ensure!(!secrets.is_empty(), "{}: there is no secret", path.display());
+        Ok(Self(secrets))
+    }
+
+    /// The one that distributions are given.
+    pub(crate) fn newest(&self) -> Option<&str> {
+        self.0.first().map(String::as_str)
+    }
 }
 
 /// A sidecar, as the file names it.
@@ -138,6 +186,8 @@ impl Default for Edge {
             sidecars: vec![Sidecar::Authn, Sidecar::Authz, Sidecar::Ratelimit],
             http: Listen { address: everywhere(), port: 10_000 },
             https: Some(Listen { address: everywhere(), port: 10_443 }),
+            cdn: None,
+            internal: None,
             proxy_protocol: true,
             run_dir: "/run/gatehouse".into(),
             access_log_module: None,
@@ -150,6 +200,7 @@ impl Default for Edge {
             rest: Rest::default(),
             bootstrap_clusters: BTreeSet::new(),
             guard: Guard::default(),
+            origin_secrets: OriginSecrets::default(),
             issuers: Vec::new(),
         }
     }

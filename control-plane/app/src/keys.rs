@@ -56,6 +56,7 @@ mod tests {
             chain: "chain".into(),
             key: "-----BEGIN PRIVATE KEY-----".into(),
             not_after: OffsetDateTime::UNIX_EPOCH,
+            name: None,
         });
         store.put(Write::of(&made)).await.unwrap();
         let new = Keys::generate("2").unwrap();

@@ -5,6 +5,7 @@
 mod config;
 mod dev;
 mod edge;
+mod engines;
 mod folder;
 mod items;
 mod keys;
@@ -19,11 +20,9 @@ mod roles;
 mod variant;
 mod xds;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use mimalloc::MiMalloc;
 use runtime::telemetry;
-use store::SqliteStore;
 
 use crate::config::{Args, Command};
 
@@ -59,11 +58,11 @@ fn start(args: &Args) -> anyhow::Result<()> {
 }
 
 fn reseal(args: &Args) -> anyhow::Result<()> {
-    let (path, keys) = args.store()?;
+    let mut config = config::Config::load(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let store = SqliteStore::open(&path, keys).with_context(|| path.display().to_string())?;
-        let instances = keys::reseal(&store).await?;
+        let store = engines::store_with_new_key(&mut config).await?;
+        let instances = keys::reseal(&*store).await?;
         tracing::info!(instances, "sealed with the first key");
         Ok(())
     })

@@ -1,7 +1,6 @@
 //! Binds what the process serves, runs its parts, and drains them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,20 +12,20 @@ use broker::Broker;
 use context::Sources;
 use model::platforms::Platforms;
 use prometheus_client::registry::Registry;
-use queue::SqliteQueue;
+use queue::Queue;
 use resources::History;
 use runtime::{Admin, Readiness, Shutdown};
-use sqlite::Database;
-use store::{SqliteStore, Store as _};
+use store::Store;
 use tokio::{
     net::TcpListener,
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
-use worker::{Retries, Worker, certificates::LocalCa, dns::LocalZone};
+use worker::{Retries, Worker};
 
 use crate::{
     config::{self, Config, Roles},
+    engines::{self, Engines, Providers},
     folder, listener,
     operators::Operators,
     platforms::Followed,
@@ -41,8 +40,7 @@ pub(crate) struct App {
     config: Config,
     http: TcpListener,
     xds: Option<TcpListener>,
-    store: Arc<SqliteStore>,
-    queue: Arc<SqliteQueue>,
+    engines: Engines,
 }
 
 /// What still runs then is cut off.
@@ -61,16 +59,12 @@ impl App {
         } else {
             None
         };
-        let keys = std::mem::take(&mut config.store_keys);
-        let shown = || config.database.display().to_string();
-        let database = Database::open(&config.database).with_context(shown)?;
-        let store = Arc::new(SqliteStore::on(database.clone(), keys).with_context(shown)?);
-        let queue = Arc::new(SqliteQueue::on(database).with_context(shown)?);
-        Ok(Self { config, http, xds, store, queue })
+        let engines = Engines::open(&mut config).await?;
+        Ok(Self { config, http, xds, engines })
     }
 
     pub(crate) async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, http, xds, store, queue } = self;
+        let Self { config, http, xds, engines: Engines { store, queue } } = self;
         let Roles { broker, worker, .. } = config.roles;
         let (mut registry, readiness) = (Registry::default(), Readiness::new());
         let mut tasks = JoinSet::new();
@@ -89,7 +83,8 @@ impl App {
         let router = if broker { new_broker(&config, &store, &platforms).router() } else { Router::new() };
         if worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
-            tasks.spawn(new_worker(&config, &store, &queue, &platforms)?.run(shutdown.wait()));
+            let worker = new_worker(&config, &store, &queue, &platforms).await?;
+            tasks.spawn(worker.run(shutdown.wait()));
         }
         let (mut sources, mut seen) = (None, None);
         let mut nodes = tokio::spawn(shutdown.wait());
@@ -187,7 +182,7 @@ async fn drain<T>(requests: JoinHandle<T>, nodes: JoinHandle<()>) {
 
 fn new_broker(
     config: &Config,
-    store: &Arc<SqliteStore>,
+    store: &Arc<dyn Store>,
     platforms: &watch::Receiver<Arc<Platforms>>,
 ) -> Broker {
     let issuers = config.edge.issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
@@ -195,27 +190,28 @@ fn new_broker(
         store: store.clone(),
         platforms: platforms.clone(),
         upstreams: config.upstreams,
+        plans: engines::plans(config).into(),
         issuers: Arc::new(issuers),
     }
 }
 
-fn new_worker(
+async fn new_worker(
     config: &Config,
-    store: &Arc<SqliteStore>,
-    queue: &Arc<SqliteQueue>,
+    store: &Arc<dyn Store>,
+    queue: &Arc<dyn Queue>,
     platforms: &watch::Receiver<Arc<Platforms>>,
 ) -> anyhow::Result<Worker> {
-    let edge = config.edge.http.address.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified());
-    let edge = edge.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let Providers { certificates, dns, cdn } = Providers::new(config).await?;
     Ok(Worker {
         store: store.clone(),
         queue: queue.clone(),
         platforms: platforms.clone(),
-        certificates: Arc::new(LocalCa::open(&config.data_dir.join("dev-ca"))?),
-        dns: Arc::new(LocalZone::new(&config.data_dir.join("zone"), edge)),
+        certificates,
+        dns,
+        cdn,
         lease: config.job_lease,
         retries: Retries::default(),
-        fleet_deadline: config.fleet_deadline,
+        fleet: config.fleet,
     })
 }
 

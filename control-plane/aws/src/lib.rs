@@ -49,9 +49,10 @@ fn settings() -> ConfigLoader {
 }
 
 impl Error {
-    /// With all that the SDK knows of it.
-    pub fn of<E: std::error::Error>(error: &E) -> Self {
-        Self(aws_sdk_dynamodb::error::DisplayErrorContext(error).to_string())
+    /// In the SDK's words.
+    pub fn of<E: std::error::Error + 'static>(error: &E) -> Self {
+        // The SDK's own way to tell an error shows the whole response.
+        Self(runtime::telemetry::chain(error))
     }
 
     /// In words of ours.

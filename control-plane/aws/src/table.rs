@@ -1,7 +1,10 @@
 //! One DynamoDB table with the keys `pk` and `sk`: strongly consistent reads, and writes that happen together or not at
 //! all.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
@@ -376,14 +379,32 @@ impl Table {
 
     /// Counts a row's number up; the new one, which nobody else has got.
     pub async fn count_up(&self, key: &Key, name: &str) -> Result<u64, Error> {
+        self.counted_up(key, name, "ADD #n :one", HashMap::new()).await
+    }
+
+    /// The same, in a row that is of no use after a while.
+    pub async fn count_up_expiring(&self, key: &Key, name: &str, after: Duration) -> Result<u64, Error> {
+        let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + after;
+        let values = HashMap::from([(":end".to_owned(), number(end.as_secs()))]);
+        self.counted_up(key, name, "SET expires = :end ADD #n :one", values).await
+    }
+
+    async fn counted_up(
+        &self,
+        key: &Key,
+        name: &str,
+        expression: &str,
+        mut values: HashMap<String, AttributeValue>,
+    ) -> Result<u64, Error> {
+        values.insert(":one".into(), number(1));
         let update = self
             .client
             .update_item()
             .table_name(&self.name)
             .set_key(Some(key.attributes()))
-            .update_expression("ADD #n :one")
+            .update_expression(expression)
             .expression_attribute_names("#n", name)
-            .expression_attribute_values(":one", number(1))
+            .set_expression_attribute_values(Some(values))
             .return_values(ReturnValue::UpdatedNew);
         let row = update.send().await.map_err(|error| Error::of(&error))?.attributes;
         Item(row.unwrap_or_default()).get_number(name)?.ok_or_else(|| Error::told("a count without a number"))

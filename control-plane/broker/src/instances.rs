@@ -10,6 +10,7 @@ use model::{
     InstanceId, ServiceFile,
     audit::{Entry, Event, State as Known},
     instance::{Instance, OperationKind, OperationState, Request},
+    plan::Plan,
     service_file::AuthMethod,
 };
 use serde::Deserialize;
@@ -18,8 +19,7 @@ use store::{Put, Write};
 use uuid::Uuid;
 
 use crate::{
-    Broker, SERVICE_ID, STANDARD_PLAN_ID, answer::Answer, catalog::MAINTENANCE_VERSION, guard::Asking,
-    tenants::over_quota,
+    Broker, SERVICE_ID, answer::Answer, catalog::MAINTENANCE_VERSION, guard::Asking, tenants::over_quota,
 };
 
 /// Query parameters of all calls; each uses some.
@@ -81,7 +81,7 @@ pub(crate) async fn provision(
     body: Bytes,
 ) -> Reply {
     let id = instance_id(&id)?;
-    let (request, service) = broker.checked(&asking, parse(&body)?)?;
+    let (request, service, plan) = broker.checked(&asking, parse(&body)?)?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
         let operation = Uuid::new_v4().to_string();
@@ -92,7 +92,7 @@ pub(crate) async fn provision(
                 None => (Known::of(&known), anew(known, &request, operation)),
             },
         };
-        broker.may_have(&service.hosts, &id, &request.owner).await?;
+        broker.may_have(&service.hosts, &id, &request.owner, plan).await?;
         if let Some(answer) = broker.begin(&asking, before, &instance).await? {
             return Ok(answer);
         }
@@ -137,9 +137,7 @@ pub(crate) async fn update(
     let id = instance_id(&id)?;
     let body: UpdateBody = parse(&body)?;
     known_service(body.service_id.as_deref())?;
-    if let Some(plan) = &body.plan_id {
-        known_plan(Some(plan))?;
-    }
+    let wanted = body.plan_id.as_deref().map(|plan| broker.offered(Some(plan))).transpose()?;
     maintained(body.maintenance_info.as_ref())?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
@@ -149,13 +147,15 @@ pub(crate) async fn update(
         }
         // OSB: parameters that are left out stay as they are.
         let parameters = body.parameters.clone().unwrap_or_else(|| instance.request.parameters.clone());
-        let service = broker.check_parameters(&parameters)?;
-        let unchanged = parameters == instance.request.parameters;
+        let plan = wanted.unwrap_or_else(|| instance.plan());
+        let service = broker.check_parameters(&parameters, plan)?;
+        let unchanged = parameters == instance.request.parameters && plan == instance.plan();
         if unchanged && instance.operation.state == OperationState::Succeeded {
             return Ok(Answer::ok(json!({})));
         }
-        broker.may_have(&service.hosts, &id, &instance.request.owner).await?;
-        let (before, request) = (Known::of(&instance), Request { parameters, ..instance.request.clone() });
+        broker.may_have(&service.hosts, &id, &instance.request.owner, plan).await?;
+        let before = Known::of(&instance);
+        let request = Request { parameters, plan_id: plan.id().into(), ..instance.request.clone() };
         instance.begin(OperationKind::Update, Some(request), Uuid::new_v4().to_string());
         if let Some(answer) = broker.begin(&asking, before, &instance).await? {
             return Ok(answer);
@@ -172,7 +172,7 @@ pub(crate) async fn deprovision(
 ) -> Reply {
     let id = instance_id(&id)?;
     known_service(query.service_id.as_deref())?;
-    known_plan(query.plan_id.as_deref())?;
+    known_plan(query.plan_id.as_deref(), &Plan::ALL)?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
         let Some(mut instance) = broker.owned(&asking, &id).await?.filter(|instance| !instance.gone) else {
@@ -276,30 +276,46 @@ impl Broker {
         self.owned(asking, id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
     }
 
-    fn checked(&self, asking: &Asking, body: ProvisionBody) -> Result<(Request, ServiceFile), Answer> {
+    fn checked(&self, asking: &Asking, body: ProvisionBody) -> Result<(Request, ServiceFile, Plan), Answer> {
         known_service(body.service_id.as_deref())?;
-        known_plan(body.plan_id.as_deref())?;
+        let plan = self.offered(body.plan_id.as_deref())?;
         maintained(body.maintenance_info.as_ref())?;
         let parameters = body
             .parameters
             .ok_or_else(|| Answer::bad_request("parameters: the service file, got nothing"))?;
-        let service = self.check_parameters(&parameters)?;
+        let service = self.check_parameters(&parameters, plan)?;
         let organization_guid = needed("organization_guid", body.organization_guid)?;
         let space_guid = needed("space_guid", body.space_guid)?;
         let request = Request {
             owner: self.owner(asking, &organization_guid, &space_guid)?,
             service_id: SERVICE_ID.into(),
-            plan_id: STANDARD_PLAN_ID.into(),
+            plan_id: plan.id().into(),
             organization_guid,
             space_guid,
             parameters,
         };
-        Ok((request, service))
+        Ok((request, service, plan))
     }
 
-    fn check_parameters(&self, parameters: &Value) -> Result<ServiceFile, Answer> {
+    fn offered(&self, plan_id: Option<&str>) -> Result<Plan, Answer> {
+        known_plan(plan_id, &self.plans)
+    }
+
+    fn check_parameters(&self, parameters: &Value, plan: Plan) -> Result<ServiceFile, Answer> {
+        let refused = |why: String| Err(Answer::bad_request(format!("parameters: {why}")));
         let service = ServiceFile::parse(parameters, self.upstreams)
             .map_err(|error| Answer::bad_request(format!("parameters: {error}")))?;
+        if let Some(other) = service.plan.filter(|other| *other != plan) {
+            return refused(format!("plan: {plan}, which is what is ordered, got {other}"));
+        }
+        let limits = self.platforms.borrow().limits(plan);
+        for (what, most, has) in
+            [("hosts", limits.hosts, service.hosts.len()), ("routes", limits.routes, service.routes.len())]
+        {
+            if has > most {
+                return refused(format!("{what}: at most {most} with the plan {plan}, got {has}"));
+            }
+        }
         for (at, AuthMethod::Jwt { issuer, .. }) in service.auth.any.iter().enumerate() {
             if !self.issuers.contains(issuer) {
                 let known = self.issuers.join(", ");
@@ -350,12 +366,11 @@ fn known_service(id: Option<&str>) -> Result<(), Answer> {
     }
 }
 
-fn known_plan(id: Option<&str>) -> Result<(), Answer> {
-    match id {
-        Some(STANDARD_PLAN_ID) => Ok(()),
-        other => Err(Answer::bad_request(format!(
-            "plan_id: must be {STANDARD_PLAN_ID}, got {:?}",
-            other.unwrap_or("")
-        ))),
-    }
+fn known_plan(id: Option<&str>, known: &[Plan]) -> Result<Plan, Answer> {
+    let id = id.unwrap_or_default();
+    let found = Plan::of_id(id).filter(|plan| known.contains(plan));
+    found.ok_or_else(|| {
+        let known: Vec<_> = known.iter().map(|plan| format!("{} ({plan})", plan.id())).collect();
+        Answer::bad_request(format!("plan_id: must be one of {}, got {id:?}", known.join(", ")))
+    })
 }

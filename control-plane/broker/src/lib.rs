@@ -15,7 +15,7 @@ use axum::{
     middleware,
     routing::{get, put},
 };
-use model::{UpstreamRule, platforms::Platforms};
+use model::{UpstreamRule, plan::Plan, platforms::Platforms};
 use store::Store;
 use tokio::sync::watch;
 
@@ -31,6 +31,8 @@ pub struct Broker {
     pub platforms: watch::Receiver<Arc<Platforms>>,
     /// Where upstreams may be.
     pub upstreams: UpstreamRule,
+    /// Those that can be ordered here.
+    pub plans: Arc<[Plan]>,
     /// Issuers whose keys the fleet has. A service that trusts another one could never let anybody in.
     pub issuers: Arc<Vec<String>>,
 }

@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use model::{
     Host, InstanceId,
+    plan::Plan,
     platforms::{Owner, TenantBy},
 };
 use store::Claimant;
@@ -38,11 +39,12 @@ impl Broker {
         hosts: &[Host],
         id: &InstanceId,
         owner: &Owner,
+        plan: Plan,
     ) -> Result<(), Answer> {
         let platforms = self.platforms.borrow().clone();
         for (at, host) in hosts.iter().enumerate() {
             platforms
-                .may_claim(owner, host)
+                .may_claim(owner, host, plan)
                 .map_err(|error| Answer::bad_request(format!("parameters: hosts[{at}]: {error}")))?;
         }
         let claimant = Claimant::of(&platforms, id, owner);

@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use model::{
     SecretHash,
     instance::{Instance, OperationState},
+    plan::Plan,
 };
 use serde_json::{Value, json};
 use store::{Keys, SqliteStore, Write};
@@ -31,6 +32,10 @@ fn bench() -> Bench {
 }
 
 fn bench_of(platforms: Platforms) -> Bench {
+    bench_with(platforms, &[Plan::Standard, Plan::Internal])
+}
+
+fn bench_with(platforms: Platforms, plans: &[Plan]) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap());
     let (sender, platforms) = watch::channel(Arc::new(platforms));
@@ -38,6 +43,7 @@ fn bench_of(platforms: Platforms) -> Bench {
         store: store.clone(),
         platforms,
         upstreams: UpstreamRule::LoopbackAllowed,
+        plans: plans.into(),
         issuers: Arc::new(vec!["https://id.example.test/".into()]),
     };
     Bench { router: broker.router(), store, platforms: sender, _folder: folder }

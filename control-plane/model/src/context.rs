@@ -10,6 +10,7 @@ use crate::{
     Host, InstanceId,
     controls::Controls,
     instance::{Instance, Published},
+    plan::Plan,
     service_file::{AccessLog, Auth, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
 };
 
@@ -54,6 +55,12 @@ pub struct Service {
     pub name: String,
     /// Whom it is served to.
     pub group: String,
+    /// What it gets; until the published revision is proven, what it got before too. The listeners that it is behind.
+    #[serde(default = "standard")]
+    pub plans: Vec<Plan>,
+    /// Requests that a node takes for it in a second; nothing, when that is not bounded.
+    #[serde(default)]
+    pub requests_per_second: Option<u32>,
     /// Without ports.
     pub hosts: Vec<Host>,
     /// Hosts whose certificate is served: those of the proven revision too, until the published one is.
@@ -147,6 +154,10 @@ impl std::fmt::Debug for ServiceCertificate {
     }
 }
 
+fn standard() -> Vec<Plan> {
+    vec![Plan::Standard]
+}
+
 impl Service {
     /// What templates see of a revision of an instance.
     pub fn of(instance: &Instance, revision: &Published) -> Self {
@@ -164,11 +175,15 @@ impl Service {
         let proven = instance.proven.iter().flat_map(|proven| &proven.service.hosts);
         tls_hosts.extend(proven.filter(|host| !hosts.contains(host)).cloned());
         let certificate = instance.certificate.as_ref();
+        let mut plans = vec![revision.plan];
+        plans.extend(instance.proven.iter().map(|proven| proven.plan).filter(|plan| *plan != revision.plan));
         Self {
             id: instance.id.clone(),
             rev: revision.rev,
             name: service.clone(),
             group: instance.group().to_owned(),
+            plans,
+            requests_per_second: Some(revision.requests_per_second),
             hosts: hosts.clone(),
             tls_hosts,
             routes,

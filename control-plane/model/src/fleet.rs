@@ -81,7 +81,13 @@ impl Progress {
 
     /// All connected nodes have it, and there is at least one.
     pub fn is_complete(&self) -> bool {
-        self.refused.is_none() && self.nodes > 0 && self.acknowledged >= self.nodes
+        self.is_enough(100)
+    }
+
+    /// Whether so many of a hundred nodes have, and at least one.
+    pub fn is_enough(&self, percent: u8) -> bool {
+        let needed = (u64::from(self.nodes) * u64::from(percent)).div_ceil(100).max(1);
+        self.refused.is_none() && self.nodes > 0 && u64::from(self.acknowledged) >= needed
     }
 }
 
@@ -107,6 +113,17 @@ mod tests {
         let id = "i-1".parse().unwrap();
         assert_eq!(Progress::of(&id, Some(2), &[report(1, Some(1), 1)]).acknowledged, 0);
         assert_eq!(Progress::of(&id, None, &[report(1, Some(1), 1)]).acknowledged, 0);
+    }
+
+    #[test]
+    fn a_part_of_the_nodes_is_enough_where_operators_say_so_and_never_none() {
+        let id = "i-1".parse().unwrap();
+        let progress =
+            |nodes, acknowledged| Progress::of(&id, Some(1), &[report(nodes, Some(1), acknowledged)]);
+        assert!(progress(2_000, 1_980).is_enough(99) && !progress(2_000, 1_979).is_enough(99));
+        assert!(!progress(2_000, 1_980).is_complete());
+        assert!(progress(3, 3).is_enough(99) && !progress(3, 2).is_enough(99), "rounded up");
+        assert!(!progress(5, 0).is_enough(0) && !progress(0, 0).is_enough(0));
     }
 
     #[test]

@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::{Host, InstanceId, InvalidService, ServiceFile, UpstreamRule, job::Job, platforms::Owner};
+use crate::{
+    Host, InstanceId, InvalidService, ServiceFile, UpstreamRule,
+    job::Job,
+    plan::{Limits, Plan},
+    platforms::Owner,
+};
 
 /// A service instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +30,12 @@ pub struct Instance {
     pub proven: Option<Published>,
     /// Served to the hosts' clients by SDS.
     pub certificate: Option<Certificate>,
+    /// What stands in front of the edge for it.
+    #[serde(default)]
+    pub distribution: Option<Distribution>,
+    /// Certificates that are served no more, by their issuer's names for them: to be discarded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// The newest operation.
     pub operation: Operation,
     /// Set when the instance was deprovisioned; the row stays, for its revision and its last operation.
@@ -70,10 +81,33 @@ impl Request {
 pub struct Published {
     /// The instance's revision at that time.
     pub rev: u64,
+    /// What it gets.
+    #[serde(default)]
+    pub plan: Plan,
+    /// Requests that a node takes for it in a second.
+    #[serde(default = "requests_per_second")]
+    pub requests_per_second: u32,
     /// As they came: what the instance is said to be while this is the proven revision.
     pub parameters: Value,
     /// The checked parameters.
     pub service: ServiceFile,
+}
+
+fn requests_per_second() -> u32 {
+    Limits::default().requests_per_second
+}
+
+/// A distribution of a CDN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// The CDN's name for it.
+    pub id: String,
+    /// The name that hosts lead to.
+    pub domain: String,
+    /// The names that it answers to.
+    pub hosts: Vec<Host>,
+    /// The certificate that it shows for them, by its issuer's name.
+    pub certificate: String,
 }
 
 /// A certificate with its key.
@@ -88,6 +122,9 @@ pub struct Certificate {
     /// After this moment it is worth nothing.
     #[serde(with = "time::serde::rfc3339")]
     pub not_after: OffsetDateTime,
+    /// As its issuer knows it, where it has to be told when it is served no more.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 impl fmt::Debug for Certificate {
@@ -156,6 +193,8 @@ pub enum StepName {
     Claim,
     /// There is a certificate for them.
     Certificate,
+    /// A distribution answers for them, or no longer does.
+    Cdn,
     /// They resolve to the edge.
     Dns,
     /// The control plane renders the revision (or, when leaving, no longer does).
@@ -183,30 +222,47 @@ impl Published {
     pub fn wanted_of(instance: &Instance) -> Result<Self, InvalidService> {
         let parameters = instance.request.parameters.clone();
         let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed)?;
-        Ok(Self { rev: instance.revision, parameters, service })
+        let (plan, requests_per_second) = (instance.plan(), requests_per_second());
+        Ok(Self { rev: instance.revision, plan, requests_per_second, parameters, service })
     }
 }
 
+/// What an operation has to do with a CDN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CdnUse {
+    None,
+    /// The names are to lead to it.
+    Wanted,
+    /// There is one, and the plan has none.
+    Left,
+}
+
 impl OperationKind {
-    fn steps(self) -> &'static [StepName] {
-        use StepName::{Certificate, Claim, Dns, Fleet, Publish, Release};
-        match self {
-            Self::Provision | Self::Update => &[Claim, Certificate, Dns, Publish, Fleet],
-            Self::Deprovision => &[Publish, Fleet, Dns, Certificate, Release],
+    /// A distribution has to be there before names lead to it, and is taken away when they do no longer.
+    fn steps(self, cdn: CdnUse) -> &'static [StepName] {
+        use StepName::{Cdn, Certificate, Claim, Dns, Fleet, Publish, Release};
+        match (self, cdn) {
+            (Self::Provision | Self::Update, CdnUse::None) => &[Claim, Certificate, Dns, Publish, Fleet],
+            (Self::Provision | Self::Update, CdnUse::Wanted) => {
+                &[Claim, Certificate, Cdn, Dns, Publish, Fleet]
+            }
+            (Self::Provision | Self::Update, CdnUse::Left) => &[Claim, Certificate, Dns, Publish, Fleet, Cdn],
+            (Self::Deprovision, CdnUse::None) => &[Publish, Fleet, Dns, Certificate, Release],
+            (Self::Deprovision, _) => &[Publish, Fleet, Dns, Cdn, Certificate, Release],
         }
     }
 }
 
 impl Operation {
     /// An operation that has not begun.
-    pub fn new(id: String, kind: OperationKind) -> Self {
+    fn new(id: String, kind: OperationKind, cdn: CdnUse) -> Self {
         let step = |name: &StepName| Step { name: *name, state: StepState::Pending, detail: String::new() };
         Self {
             id,
             kind,
             state: OperationState::InProgress,
             description: "queued".into(),
-            steps: kind.steps().iter().map(step).collect(),
+            steps: kind.steps(cdn).iter().map(step).collect(),
         }
     }
 
@@ -236,16 +292,34 @@ impl Operation {
 impl Instance {
     /// A new instance with its first operation under way.
     pub fn provision(id: InstanceId, request: Request, operation: String) -> Self {
-        Self {
+        let mut made = Self {
             id,
             request,
             revision: 1,
             published: None,
             proven: None,
             certificate: None,
-            operation: Operation::new(operation, OperationKind::Provision),
+            distribution: None,
+            replaced: Vec::new(),
+            operation: Operation::new(String::new(), OperationKind::Provision, CdnUse::None),
             gone: false,
             version: 0,
+        };
+        made.operation = Operation::new(operation, OperationKind::Provision, made.cdn_use());
+        made
+    }
+
+    /// What it is to get.
+    pub fn plan(&self) -> Plan {
+        // Offline there is no catalog.
+        Plan::of_id(&self.request.plan_id).unwrap_or_default()
+    }
+
+    fn cdn_use(&self) -> CdnUse {
+        match (self.plan(), &self.distribution) {
+            (Plan::Edge, _) => CdnUse::Wanted,
+            (_, Some(_)) => CdnUse::Left,
+            (_, None) => CdnUse::None,
         }
     }
 
@@ -256,7 +330,7 @@ impl Instance {
             self.revision += 1;
         }
         self.gone = false;
-        self.operation = Operation::new(operation, kind);
+        self.operation = Operation::new(operation, kind, self.cdn_use());
     }
 
     /// The operation under way has failed, and the last good state stays: what the fleet has proven to run is published,
@@ -266,6 +340,7 @@ impl Instance {
             self.published.clone_from(&self.proven);
             if let Some(proven) = &self.proven {
                 self.request.parameters.clone_from(&proven.parameters);
+                proven.plan.id().clone_into(&mut self.request.plan_id);
             }
         }
         match step {

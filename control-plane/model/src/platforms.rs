@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Host, SecretHash};
+use crate::{
+    Host, SecretHash,
+    plan::{Limits, Plan},
+};
 
 /// Whose a service instance is: a tenant of a platform. Quotas are counted, and hosts belong, by it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +30,7 @@ impl fmt::Display for Owner {
 pub struct Platforms {
     by_name: BTreeMap<String, Platform>,
     host_cool_down: Duration,
+    plans: BTreeMap<Plan, Limits>,
 }
 
 /// One platform.
@@ -67,6 +71,9 @@ pub struct HostRule {
     /// Without any, all tenants of the platform.
     #[serde(default)]
     pub tenants: Vec<String>,
+    /// Only for the plan `internal`, which has no other names.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// `a.example.test`, `*.example.test`, or `*` for every name.
@@ -91,6 +98,12 @@ pub struct Quota {
 /// A host that a tenant may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostRefused {
+    /// It is for one plan only.
+    #[error("{0} is a private name, which only the plan \"internal\" has")]
+    Private(Host),
+    /// It is not for this plan.
+    #[error("{0} is not a private name, and the plan \"internal\" has no others")]
+    Public(Host),
     /// No rule speaks of it.
     #[error("{0} is under no domain of this platform")]
     NoRule(Host),
@@ -116,7 +129,13 @@ struct PlatformsFile {
     /// Hours for which a host that was freed is kept for who had it.
     #[serde(default = "cool_down_hours")]
     host_cool_down_hours: u32,
+    /// How much each plan allows; what is not said is the default.
+    #[serde(default)]
+    plans: BTreeMap<Plan, Limits>,
 }
+
+/// The names that are private in development.
+const PRIVATE: &str = "internal.test";
 
 /// So that a host that was deleted by mistake, and is still in caches and bookmarks, does not become another's.
 fn cool_down_hours() -> u32 {
@@ -140,7 +159,7 @@ impl TryFrom<PlatformsFile> for Platforms {
             }
         }
         let host_cool_down = Duration::from_secs(u64::from(file.host_cool_down_hours) * 3_600);
-        Ok(Self { by_name: file.platforms, host_cool_down })
+        Ok(Self { by_name: file.platforms, host_cool_down, plans: file.plans })
     }
 }
 
@@ -151,16 +170,22 @@ fn all_rules(platforms: &BTreeMap<String, Platform>) -> impl Iterator<Item = (&S
 impl Platforms {
     /// Platforms that may do everything, by their names and hashes: for development, and for tests.
     pub fn unbounded(secrets: impl IntoIterator<Item = (String, SecretHash)>) -> Self {
-        let all = HostRule { name: HostPattern { name: String::new(), below: true }, tenants: Vec::new() };
+        let rule = |name: &str, private| HostRule {
+            name: HostPattern { name: name.to_owned(), below: true },
+            tenants: Vec::new(),
+            private,
+        };
+        let all = [rule("", false), rule(PRIVATE, true)];
         let platform = |hash| Platform {
             secrets: vec![hash],
             tenant: TenantBy::default(),
-            hosts: vec![all.clone()],
+            hosts: all.to_vec(),
             quota: Quota::default(),
         };
         Self {
             by_name: secrets.into_iter().map(|(name, hash)| (name, platform(hash))).collect(),
             host_cool_down: Duration::ZERO,
+            plans: BTreeMap::new(),
         }
     }
 
@@ -185,11 +210,16 @@ impl Platforms {
         self.get(&owner.platform).map_or(nothing, |platform| platform.quota)
     }
 
-    /// Whether a tenant may claim a host at all, whoever has it.
+    /// How much a plan allows.
+    pub fn limits(&self, plan: Plan) -> Limits {
+        self.plans.get(&plan).copied().unwrap_or_default()
+    }
+
+    /// Whether a tenant may claim a host for a plan at all, whoever has it.
     ///
     /// # Errors
     /// It may not.
-    pub fn may_claim(&self, owner: &Owner, host: &Host) -> Result<(), HostRefused> {
+    pub fn may_claim(&self, owner: &Owner, host: &Host, plan: Plan) -> Result<(), HostRefused> {
         let matching: Vec<_> = all_rules(&self.by_name).filter(|(_, rule)| rule.name.matches(host)).collect();
         let Some(most) = matching.iter().map(|(_, rule)| rule.name.weight()).max() else {
             return Err(HostRefused::NoRule(host.clone()));
@@ -199,8 +229,12 @@ impl Platforms {
         let is_for = |(platform, rule): &&(&String, &HostRule)| {
             **platform == owner.platform && (rule.tenants.is_empty() || rule.tenants.contains(&owner.tenant))
         };
-        if holding.any(|rule| is_for(&rule)) {
-            return Ok(());
+        if let Some((_, rule)) = holding.find(is_for) {
+            return match (rule.private, plan) {
+                (true, Plan::Internal) | (false, Plan::Standard | Plan::Edge) => Ok(()),
+                (true, _) => Err(HostRefused::Private(host.clone())),
+                (false, _) => Err(HostRefused::Public(host.clone())),
+            };
         }
         let own = |(platform, _): &&(&String, &HostRule)| **platform == owner.platform;
         if !matching.iter().any(|rule| own(&rule)) {
@@ -293,7 +327,8 @@ mod tests {
     #[track_caller]
     fn check(owner: (&str, &str), host: &str, expected: Result<(), &str>) {
         let owner = Owner { platform: owner.0.into(), tenant: owner.1.into() };
-        let told = two().may_claim(&owner, &Host::try_from(host.to_owned()).unwrap());
+        let host_name = Host::try_from(host.to_owned()).unwrap();
+        let told = two().may_claim(&owner, &host_name, Plan::Standard);
         assert_eq!(told.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{host}");
     }
 

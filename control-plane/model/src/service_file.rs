@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Host, UpstreamUrl};
+use crate::{Host, UpstreamUrl, plan::Plan};
 
 /// A service, as its developer described it. All fields are checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,9 +15,9 @@ use crate::{Host, UpstreamUrl};
 pub struct ServiceFile {
     /// A DNS label.
     pub service: String,
-    /// Of the catalog.
-    #[serde(default = "standard")]
-    pub plan: String,
+    /// Of the catalog; without it the one that was ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// The names it answers to; at least one.
     pub hosts: Vec<Host>,
     /// At least one; no two with the same path.
@@ -217,10 +217,6 @@ impl Default for AccessLog {
     fn default() -> Self {
         Self { sample: 1.0, redact: Vec::new() }
     }
-}
-
-fn standard() -> String {
-    "standard".into()
 }
 
 fn deny() -> String {

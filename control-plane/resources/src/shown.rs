@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
 use crate::{
     Resource,
@@ -11,6 +11,7 @@ use crate::{
 };
 
 const REDACTED: &str = "[redacted]";
+const HEADER_MATCHER: &str = "envoy.config.route.v3.HeaderMatcher";
 
 impl Resource {
     /// As YAML. What the protos mark as sensitive (`udpa.annotations.sensitive`) is redacted, through any depth.
@@ -29,6 +30,11 @@ fn redact(message: &mut DynamicMessage) {
         redact_inside(message);
         return;
     }
+    if message.descriptor().full_name() == HEADER_MATCHER && compares_a_credential(message) {
+        let others = message.fields_mut().filter(|(field, _)| field.name() != "name");
+        others.for_each(|(_, value)| cover(value));
+        return;
+    }
     for (field, value) in message.fields_mut() {
         if is_sensitive(&field) {
             cover(value);
@@ -40,6 +46,14 @@ fn redact(message: &mut DynamicMessage) {
             });
         }
     }
+}
+
+/// What a request must carry to be believed is as secret as a key, and Envoy has no other place for it.
+fn compares_a_credential(matcher: &DynamicMessage) -> bool {
+    let name = matcher.get_field_by_name("name");
+    let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default().to_ascii_lowercase();
+    name.starts_with("x-gatehouse-")
+        || ["authorization", "proxy-authorization", "cookie"].contains(&name.as_str())
 }
 
 fn redact_inside(any: &mut DynamicMessage) {
@@ -91,6 +105,21 @@ mod tests {
         let shown = yaml("secrets", text);
         assert!(shown.contains("chain") && shown.contains("[redacted]"), "{shown}");
         assert!(!shown.contains("inlineString: key") && !shown.contains("a2V5"), "{shown}");
+    }
+
+    #[test]
+    fn what_a_credential_is_compared_with_is_redacted() {
+        let text = "- name: a
+  virtual_hosts:
+  - name: a
+    domains: ['*']
+    routes:
+    - match: {prefix: /, headers: [{name: x-gatehouse-origin, string_match: {exact: hunter2}}, {name: x-of, string_match: {exact: all}}]}
+      direct_response: {status: 200}
+";
+        let shown = yaml("routes", text);
+        assert!(shown.contains("exact: '[redacted]'") && shown.contains("exact: all"), "{shown}");
+        assert!(shown.contains("x-gatehouse-origin") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

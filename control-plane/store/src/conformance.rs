@@ -95,7 +95,11 @@ async fn a_host_belongs_to_one_instance(store: &dyn Store) {
     assert_eq!(claim(store, name, "e", "t").await, Claim::Held);
     assert_eq!(claim(store, name, "f", "t").await, taken_by("e"));
     claim(store, "two.example.test", "e", "t").await;
+    let mut held = store.held(&id("e")).await.unwrap();
+    held.sort();
+    assert_eq!(held, [host(name), host("two.example.test")]);
     store.release(&id("e"), &[host("two.example.test")]).await.unwrap();
+    assert_eq!(store.held(&id("e")).await.unwrap(), [host("two.example.test")]);
     assert_eq!(claim(store, name, "f", "t").await, Claim::Held, "the owner's, at once");
     assert_eq!(claim(store, "two.example.test", "f", "t").await, taken_by("e"));
 }
@@ -337,6 +341,7 @@ async fn kms_wraps_the_keys_and_a_new_one_needs_no_restart() {
         chain: "chain".into(),
         key: "-----BEGIN PRIVATE KEY-----".into(),
         not_after: OffsetDateTime::UNIX_EPOCH,
+        name: None,
     });
     let first = stored(&here, &made).await;
     assert_eq!(there.get(&made.id).await.unwrap(), Some(first.clone()));

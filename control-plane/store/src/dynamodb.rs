@@ -357,6 +357,10 @@ impl Store for DynamoStore {
         Ok(judged.map_err(|error| failed("looking hosts up", error))?.0)
     }
 
+    async fn held(&self, id: &InstanceId) -> Result<Vec<Host>, StoreError> {
+        hosts::held(&self.table, id).await.map_err(|error| failed("looking hosts up", error))
+    }
+
     async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError> {
         hosts::release(&self.table, id, keep).await.map_err(|error| failed("releasing hosts", error))
     }

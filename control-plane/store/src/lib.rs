@@ -172,6 +172,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What a claim would end in, now.
     async fn may_claim(&self, hosts: &[Host], claimant: &Claimant<'_>) -> Result<Claim, StoreError>;
 
+    /// The hosts of an instance.
+    async fn held(&self, id: &InstanceId) -> Result<Vec<Host>, StoreError>;
+
     /// Frees the hosts of an instance, except for these. Who had them may claim them again at once, others after the
     /// cool-down.
     async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError>;

@@ -29,6 +29,9 @@ use crate::{
 /// How often writes of other processes are looked for. Those of this process are announced at once.
 const FOREIGN_WRITES: Duration = Duration::from_millis(10);
 
+/// The hosts of an instance.
+const HELD: &str = "SELECT host FROM hosts WHERE instance = ?1 AND freed_at_ms IS NULL";
+
 /// A store in one file.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -371,13 +374,24 @@ impl Store for SqliteStore {
         self.read("looking hosts up", move |db| Ok(wanted.judge(db)?.0)).await
     }
 
+    async fn held(&self, id: &InstanceId) -> Result<Vec<Host>, StoreError> {
+        let id = id.to_string();
+        self.read("looking hosts up", move |db| {
+            let mut query = db.prepare_cached(HELD)?;
+            let hosts = query.query_map([id], |row| row.get::<_, String>(0))?;
+            hosts
+                .map(|host| Host::try_from(host?).map_err(|error| Error::Meaning(error.to_string())))
+                .collect()
+        })
+        .await
+    }
+
     async fn release(&self, id: &InstanceId, keep: &[Host]) -> Result<(), StoreError> {
         let id = id.to_string();
         let keep: Vec<String> = keep.iter().map(ToString::to_string).collect();
         self.write("releasing hosts", move |db| {
             let held: Vec<String> = {
-                let mut query =
-                    db.prepare_cached("SELECT host FROM hosts WHERE instance = ?1 AND freed_at_ms IS NULL")?;
+                let mut query = db.prepare_cached(HELD)?;
                 query.query_map([&id], |row| row.get(0))?.collect::<Result<_, _>>()?
             };
             for host in held.iter().filter(|host| !keep.contains(host)) {

@@ -1,29 +1,13 @@
-//! Certificates for hosts. In development a local CA issues them.
+//! Certificates of a local CA, for development.
 
 use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use async_trait::async_trait;
-use model::{Host, instance::Certificate};
+use model::{Host, InstanceId, instance::Certificate};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
 
-/// A certificate that could not be had; the step is tried again.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation}")]
-pub struct CertificateError {
-    /// What was tried.
-    pub operation: &'static str,
-    /// Why not.
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// The capability.
-#[async_trait]
-pub trait Certificates: fmt::Debug + Send + Sync {
-    /// A new certificate for exactly these hosts.
-    async fn issue(&self, hosts: &[Host]) -> Result<Certificate, CertificateError>;
-}
+use crate::provider::{Certificates, Proofs, ProviderError};
 
 /// Long enough for a development machine that is seldom restarted.
 const LIFETIME: Duration = Duration::days(90);
@@ -43,13 +27,13 @@ impl fmt::Debug for LocalCa {
     }
 }
 
-fn failed(operation: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> CertificateError {
-    move |source| CertificateError { operation, source }
+fn failed(operation: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> ProviderError {
+    move |source| ProviderError::passing(operation, source)
 }
 
 impl LocalCa {
     /// Reads `ca.pem` and `ca.key`, or makes them.
-    pub fn open(folder: &Path) -> Result<Self, CertificateError> {
+    pub fn open(folder: &Path) -> Result<Self, ProviderError> {
         let failed = failed("opening the local CA");
         let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
         if !key.exists() {
@@ -90,7 +74,7 @@ fn create(
 
 #[async_trait]
 impl Certificates for LocalCa {
-    async fn issue(&self, hosts: &[Host]) -> Result<Certificate, CertificateError> {
+    async fn issue(&self, _: &InstanceId, _: u64, hosts: &[Host]) -> Result<Certificate, ProviderError> {
         let failed = failed("issuing from the local CA");
         let names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let not_after = OffsetDateTime::now_utc() + LIFETIME;
@@ -104,7 +88,11 @@ impl Certificates for LocalCa {
             Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
         };
         let (chain, key) = issue().map_err(|error| failed(error.into()))?;
-        Ok(Certificate { hosts: hosts.to_vec(), chain, key, not_after })
+        Ok(Certificate { hosts: hosts.to_vec(), chain, key, not_after, name: None })
+    }
+
+    async fn discard(&self, _: &str, _: Proofs) -> Result<(), ProviderError> {
+        Ok(())
     }
 }
 
@@ -119,7 +107,7 @@ mod tests {
         let root = fs::read_to_string(folder.path().join("ca/ca.pem")).unwrap();
         let ca = LocalCa::open(&folder.path().join("ca")).unwrap();
         let hosts = [Host::try_from("a.example.test".to_owned()).unwrap()];
-        let issued = ca.issue(&hosts).await.unwrap();
+        let issued = ca.issue(&"i-1".parse().unwrap(), 1, &hosts).await.unwrap();
         assert!(issued.chain.starts_with("-----BEGIN CERTIFICATE-----"));
         assert_eq!(issued.hosts, hosts);
         assert_eq!(fs::read_to_string(folder.path().join("ca/ca.pem")).unwrap(), root);

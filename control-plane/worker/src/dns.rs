@@ -1,8 +1,8 @@
-//! Where names resolve to. In development a zone file says so.
+//! Names in a zone file: in development, or for a DNS server of one's own.
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -13,23 +13,7 @@ use model::{Host, InstanceId};
 use runtime::files;
 use tokio::sync::oneshot;
 
-/// Names that could not be published; the step is tried again.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation}")]
-pub struct DnsError {
-    /// What was tried.
-    pub operation: &'static str,
-    /// Why not.
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// The capability.
-#[async_trait]
-pub trait Dns: fmt::Debug + Send + Sync {
-    /// Makes the names of an instance exactly these.
-    async fn set(&self, id: &InstanceId, hosts: &[Host]) -> Result<(), DnsError>;
-}
+use crate::provider::{Dns, ProviderError, Target};
 
 /// A zone file (RFC 1035 section 5) that any DNS server can load. Each record's comment says whose it is.
 #[derive(Debug)]
@@ -51,14 +35,14 @@ struct Zone {
 struct Change {
     id: InstanceId,
     hosts: Vec<Host>,
-    done: oneshot::Sender<Result<(), DnsError>>,
+    done: oneshot::Sender<Result<(), ProviderError>>,
 }
 
 /// Seconds. A development machine's names change often.
 const TTL_SECS: u32 = 60;
 
-fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DnsError {
-    DnsError { operation: "writing the local zone", source: source.into() }
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProviderError {
+    ProviderError::passing("writing the local zone", source)
 }
 
 impl LocalZone {
@@ -117,7 +101,14 @@ impl Zone {
 
 #[async_trait]
 impl Dns for LocalZone {
-    async fn set(&self, id: &InstanceId, hosts: &[Host]) -> Result<(), DnsError> {
+    /// All lead to the one edge that there is. What is said of the others stands in the file.
+    async fn set(
+        &self,
+        id: &InstanceId,
+        hosts: &[Host],
+        _to: &Target,
+        _no_more: &[Host],
+    ) -> Result<(), ProviderError> {
         let (done, told) = oneshot::channel();
         let change = Change { id: id.clone(), hosts: hosts.to_vec(), done };
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(change);
@@ -140,13 +131,13 @@ mod tests {
         let path = folder.path().join("zone");
         let zone = LocalZone::new(&path, [127, 0, 0, 1].into());
         let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
-        zone.set(&a, &hosts(&["one.test", "two.test"])).await.unwrap();
-        zone.set(&b, &hosts(&["three.test"])).await.unwrap();
-        zone.set(&a, &hosts(&["two.test"])).await.unwrap();
+        zone.set(&a, &hosts(&["one.test", "two.test"]), &Target::Edge, &[]).await.unwrap();
+        zone.set(&b, &hosts(&["three.test"]), &Target::Edge, &[]).await.unwrap();
+        zone.set(&a, &hosts(&["two.test"]), &Target::Edge, &[]).await.unwrap();
         let expected = "three.test. 60 IN A 127.0.0.1 ; b\ntwo.test. 60 IN A 127.0.0.1 ; a\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
-        zone.set(&a, &[]).await.unwrap();
-        zone.set(&b, &[]).await.unwrap();
+        zone.set(&a, &[], &Target::Edge, &[]).await.unwrap();
+        zone.set(&b, &[], &Target::Edge, &[]).await.unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
     }
 
@@ -162,7 +153,7 @@ mod tests {
                 let zone = Arc::clone(&zones[at % 2]);
                 all.spawn(async move {
                     let id = format!("i-{at}").parse().unwrap();
-                    zone.set(&id, &hosts(&[&format!("h{at}.test")])).await.is_ok()
+                    zone.set(&id, &hosts(&[&format!("h{at}.test")]), &Target::Edge, &[]).await.is_ok()
                 });
             }
             all.join_all().await.into_iter().filter(|good| *good).count()

@@ -132,7 +132,7 @@ async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Res
     let detail = if step == StepName::Fleet {
         doing.await?
     } else {
-        let deadline = worker.retries.step;
+        let deadline = worker.deadline(step);
         let late = |_| StepError::Passing(format!("{step:?}: no end after {} s", deadline.as_secs_f32()));
         tokio::time::timeout(deadline, doing).await.map_err(late)??
     };
@@ -149,6 +149,12 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
             instance.proven.clone_from(&instance.published);
             // Before the first revision there was nothing, not even an operation that left something over.
             if instance.revision > 1 {
+                if let Err(error) = worker.shrink_distribution(&mut instance).await {
+                    if !last_try {
+                        return Err(error.to_string());
+                    }
+                    tracing::error!(instance = %instance.id, %error, "the distribution answers for hosts of the old revision");
+                }
                 match keep_only_proven(worker, &instance).await {
                     Err(error) if last_try => {
                         tracing::error!(instance = %instance.id, error, "hosts or names of the old revision are left over");
@@ -156,7 +162,11 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
                     kept => kept?,
                 }
             }
-            instance.operation.description = "live: acknowledged by Envoy and its sidecars".into();
+            if let Err(error) = worker.discard_replaced(&mut instance).await {
+                // They cost nothing, and are tried again with the next operation.
+                tracing::error!(instance = %instance.id, %error, "certificates are left over");
+            }
+            instance.operation.description = live(&instance);
         }
         OperationKind::Deprovision => {
             instance.proven = None;
@@ -167,6 +177,16 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
     instance.operation.state = OperationState::Succeeded;
     tracing::info!(instance = %instance.id, operation = instance.operation.id, "succeeded");
     end(worker, &instance).await.map(drop).map_err(|error| chain(&error))
+}
+
+/// With the nodes that were not waited for, if any.
+fn live(instance: &Instance) -> String {
+    let mut steps = instance.operation.steps.iter();
+    let fleet = steps.find(|step| step.name == StepName::Fleet).map(|step| step.detail.as_str());
+    match fleet {
+        Some(told) if told.contains("in vain") => format!("live: {told}"),
+        _ => "live: acknowledged by Envoy and its sidecars".into(),
+    }
 }
 
 /// The operation has failed, and the last good state stays: routes, hosts and names return to what the fleet
@@ -192,9 +212,14 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
 
 /// Frees hosts and names that the proven revision does not use.
 async fn keep_only_proven(worker: &Worker, instance: &Instance) -> Result<(), String> {
-    let hosts = instance.proven.as_ref().map(|proven| proven.service.hosts.clone()).unwrap_or_default();
-    worker.dns.set(&instance.id, &hosts).await.map_err(|error| chain(&error))?;
-    worker.store.release(&instance.id, &hosts).await.map_err(|error| chain(&error))
+    let proven = instance.proven.as_ref();
+    let hosts = proven.map(|proven| proven.service.hosts.clone()).unwrap_or_default();
+    let plan = proven.map(|proven| proven.plan).unwrap_or_default();
+    worker.set_names(instance, &hosts, plan).await.map_err(|error| error.to_string())?;
+    // What a distribution answers for cannot be another's.
+    let distributed = instance.distribution.iter().flat_map(|known| &known.hosts);
+    let keep: Vec<_> = hosts.iter().chain(distributed).cloned().collect();
+    worker.store.release(&instance.id, &keep).await.map_err(|error| chain(&error))
 }
 
 /// Writes the instance. Somebody else's write is not an error: the caller reads again.

@@ -2,10 +2,12 @@
 //! again without harm. Killed at any point, the next lease goes on where the store says.
 
 mod job;
+mod provider;
 mod relay;
 mod retries;
 mod steps;
 
+pub mod aws;
 pub mod certificates;
 pub mod dns;
 
@@ -16,6 +18,7 @@ use queue::Queue;
 use store::Store;
 use tokio::{sync::watch, task::JoinSet};
 
+pub use provider::{Cdn, Certificates, Dns, NoCdn, Proofs, ProviderError, Target};
 pub use relay::relay;
 pub use retries::Retries;
 
@@ -34,15 +37,35 @@ pub struct Worker {
     /// Who may have which hosts, and how many.
     pub platforms: watch::Receiver<Arc<Platforms>>,
     /// Who issues certificates.
-    pub certificates: Arc<dyn certificates::Certificates>,
+    pub certificates: Arc<dyn Certificates>,
     /// Where names are published.
-    pub dns: Arc<dyn dns::Dns>,
+    pub dns: Arc<dyn Dns>,
+    /// What stands in front of the edge.
+    pub cdn: Arc<dyn Cdn>,
     /// How long a job is hidden from other workers; extended while it is worked on.
     pub lease: Duration,
     /// What happens when a step fails for a passing reason.
     pub retries: Retries,
-    /// How long a step waits for the fleet before the operation has failed.
-    pub fleet_deadline: Duration,
+    /// When a change is live.
+    pub fleet: FleetRule,
+}
+
+/// When the fleet has taken a change.
+#[derive(Debug, Clone, Copy)]
+pub struct FleetRule {
+    /// How many of a hundred connected nodes have to acknowledge it; at least one node does.
+    pub percent: u8,
+    /// How long the others are waited for, when these have.
+    pub grace: Duration,
+    /// How long a step waits at all before the operation has failed.
+    pub deadline: Duration,
+}
+
+impl Default for FleetRule {
+    /// All of them.
+    fn default() -> Self {
+        Self { percent: 100, grace: Duration::from_secs(10), deadline: Duration::from_secs(120) }
+    }
 }
 
 impl Worker {

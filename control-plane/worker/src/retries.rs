@@ -15,6 +15,8 @@ pub struct Retries {
     pub longest: Duration,
     /// How long a step may take. The one that waits for the fleet has a time of its own.
     pub step: Duration,
+    /// How long those may take that wait for the world outside: names, certificates, a CDN.
+    pub slow_step: Duration,
 }
 
 impl Default for Retries {
@@ -25,6 +27,8 @@ impl Default for Retries {
             first: Duration::from_millis(500),
             longest: Duration::from_secs(30),
             step: Duration::from_secs(60),
+            // CloudFront takes up to half an hour for a change.
+            slow_step: Duration::from_secs(45 * 60),
         }
     }
 }

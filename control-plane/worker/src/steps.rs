@@ -6,12 +6,17 @@ use model::{
     Host,
     fleet::Progress,
     instance::{Instance, OperationKind, Published, StepName, StepState},
+    plan::Plan,
 };
 use runtime::telemetry::chain;
 use store::Claimant;
 use time::OffsetDateTime;
 
-use crate::{Worker, job::put};
+use crate::{
+    Worker,
+    job::put,
+    provider::{Proofs, ProviderError, Target},
+};
 
 /// Why a step is not done.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +27,12 @@ pub(crate) enum StepError {
     /// It may be, later.
     #[error("{0}")]
     Passing(String),
+}
+
+impl From<ProviderError> for StepError {
+    fn from(error: ProviderError) -> Self {
+        if error.is_lasting { Self::Refused(chain(&error)) } else { Self::Passing(chain(&error)) }
+    }
 }
 
 /// A certificate that ends sooner is replaced.
@@ -37,25 +48,34 @@ impl Worker {
         let leaving = instance.operation.kind == OperationKind::Deprovision;
         match step {
             StepName::Claim => self.claim(instance).await,
-            StepName::Certificate if leaving => {
-                instance.certificate = None;
-                Ok("certificate dropped".into())
-            }
+            StepName::Certificate if leaving => self.drop_certificate(instance).await,
             StepName::Certificate => self.certificate(instance).await,
+            StepName::Cdn if leaving || instance.plan() != Plan::Edge => {
+                self.drop_distribution(instance).await
+            }
+            StepName::Cdn => self.distribution(instance).await,
             StepName::Dns if leaving => self.names(instance, Vec::new()).await,
-            StepName::Dns => self.publish_names(instance).await,
+            StepName::Dns => self.names(instance, wanted_and_proven_hosts(instance)?).await,
             StepName::Publish if leaving => {
                 instance.published = None;
                 // Nothing returns to it any more, whatever becomes of this operation.
                 instance.proven = None;
                 Ok("withdrawn".into())
             }
-            StepName::Publish => publish(instance),
+            StepName::Publish => self.publish(instance),
             StepName::Fleet => self.fleet(instance).await,
             StepName::Release => {
                 self.store.release(&instance.id, &[]).await?;
                 Ok("hosts released".into())
             }
+        }
+    }
+
+    /// How long a step may take.
+    pub(crate) fn deadline(&self, step: StepName) -> Duration {
+        match step {
+            StepName::Certificate | StepName::Cdn | StepName::Dns => self.retries.slow_step,
+            StepName::Claim | StepName::Publish | StepName::Fleet | StepName::Release => self.retries.step,
         }
     }
 
@@ -66,7 +86,7 @@ impl Worker {
         for (at, host) in hosts.iter().enumerate() {
             // The rules may have changed since the broker asked.
             platforms
-                .may_claim(owner, host)
+                .may_claim(owner, host, instance.plan())
                 .map_err(|error| StepError::Refused(format!("hosts[{at}]: {error}")))?;
         }
         if let Some(why) = self.store.claim(&hosts, &claimant).await?.refusal(&hosts, &claimant) {
@@ -81,21 +101,72 @@ impl Worker {
         let good = |known: &&model::instance::Certificate| {
             known.hosts == hosts && known.not_after - OffsetDateTime::now_utc() > RENEW_BEFORE
         };
-        if instance.certificate.as_ref().as_ref().is_none_or(|x| !good(x)) {
-            let issued = self.certificates.issue(&hosts).await;
-            instance.certificate = Some(issued.map_err(|error| StepError::Passing(chain(&error)))?);
+        if instance.certificate.as_ref().as_ref().is_none_or(|known| !good(known)) {
+            let issued = self.certificates.issue(&instance.id, instance.revision, &hosts).await?;
+            let before = instance.certificate.replace(issued).and_then(|before| before.name);
+            // Served until the operation has ended.
+            let now = instance.certificate.as_ref().and_then(|issued| issued.name.as_ref());
+            let is_another = |name: &String| Some(name) != now && !instance.replaced.contains(name);
+            instance.replaced.extend(before.filter(is_another));
         }
         Ok(format!("certificate for {}", shown(&hosts)))
     }
 
-    /// The names of the new revision, and until it is proven those of the old one.
-    async fn publish_names(&self, instance: &Instance) -> Result<String, StepError> {
-        self.names(instance, wanted_and_proven_hosts(instance)?).await
+    async fn drop_certificate(&self, instance: &mut Instance) -> Result<String, StepError> {
+        let own = instance.certificate.as_ref().and_then(|own| own.name.as_ref());
+        for name in instance.replaced.iter().chain(own) {
+            self.certificates.discard(name, Proofs::Delete).await?;
+        }
+        instance.replaced.clear();
+        instance.certificate = None;
+        Ok("certificate dropped".into())
     }
 
+    /// Certificates that were served before this operation.
+    pub(crate) async fn discard_replaced(&self, instance: &mut Instance) -> Result<(), StepError> {
+        for name in &instance.replaced {
+            self.certificates.discard(name, Proofs::Keep).await?;
+        }
+        instance.replaced.clear();
+        Ok(())
+    }
+
+    /// For the hosts of the new revision only: one that is to lose a host answers for it until then, through the edge.
+    async fn distribution(&self, instance: &mut Instance) -> Result<String, StepError> {
+        let hosts = wanted_and_proven_hosts(instance)?;
+        let known = instance.distribution.as_ref();
+        let set = self.cdn.set(&instance.id, instance.revision, &hosts, known).await?;
+        let told = format!("{} answers for {}", set.domain, shown(&hosts));
+        let before = instance.distribution.replace(set).map(|before| before.certificate);
+        let now = instance.distribution.as_ref().map(|now| &now.certificate);
+        let is_another = |name: &String| Some(name) != now && !instance.replaced.contains(name);
+        instance.replaced.extend(before.filter(is_another));
+        Ok(told)
+    }
+
+    /// A host that the service has no more must not be another's while the distribution answers for it.
+    pub(crate) async fn shrink_distribution(&self, instance: &mut Instance) -> Result<(), StepError> {
+        let hosts = instance.proven.as_ref().map(|proven| &proven.service.hosts);
+        let (Some(hosts), Some(known)) = (hosts, &instance.distribution) else { return Ok(()) };
+        if known.hosts.len() > hosts.len() {
+            let set = self.cdn.set(&instance.id, instance.revision, hosts, Some(known)).await?;
+            let before = instance.distribution.replace(set).map(|before| before.certificate);
+            instance.replaced.extend(before);
+        }
+        Ok(())
+    }
+
+    async fn drop_distribution(&self, instance: &mut Instance) -> Result<String, StepError> {
+        if let Some(known) = &instance.distribution {
+            self.cdn.remove(known).await?;
+        }
+        instance.distribution = None;
+        Ok("distribution deleted".into())
+    }
+
+    /// Makes exactly these names resolve.
     async fn names(&self, instance: &Instance, hosts: Vec<Host>) -> Result<String, StepError> {
-        let set = self.dns.set(&instance.id, &hosts).await;
-        set.map_err(|error| StepError::Passing(chain(&error)))?;
+        self.set_names(instance, &hosts, instance.plan()).await?;
         Ok(if hosts.is_empty() {
             "names removed".into()
         } else {
@@ -103,12 +174,37 @@ impl Worker {
         })
     }
 
-    /// Waits until every connected node has acknowledged what was published (or withdrawn).
+    /// Those that the instance holds beside these do not resolve any more.
+    pub(crate) async fn set_names(
+        &self,
+        instance: &Instance,
+        hosts: &[Host],
+        plan: Plan,
+    ) -> Result<(), StepError> {
+        let to = match (plan, &instance.distribution) {
+            (Plan::Edge, Some(distribution)) => Target::Cdn(distribution.domain.clone()),
+            (Plan::Internal, _) => Target::Internal,
+            (Plan::Edge | Plan::Standard, _) => Target::Edge,
+        };
+        let held = self.store.held(&instance.id).await?;
+        let no_more: Vec<_> = held.into_iter().filter(|host| !hosts.contains(host)).collect();
+        Ok(self.dns.set(&instance.id, hosts, &to, &no_more).await?)
+    }
+
+    fn publish(&self, instance: &mut Instance) -> Result<String, StepError> {
+        let limits = self.platforms.borrow().limits(instance.plan());
+        let requests_per_second = limits.requests_per_second;
+        instance.published = Some(Published { requests_per_second, ..wanted(instance)? });
+        Ok(format!("published revision {}", instance.revision))
+    }
+
+    /// Waits until enough connected nodes have acknowledged what was published (or withdrawn).
     async fn fleet(&self, instance: &mut Instance) -> Result<String, StepError> {
         let wanted = instance.published.as_ref().map(|published| published.rev);
         let mut changes = self.store.changes();
         let begun = tokio::time::Instant::now();
-        let deadline = begun + self.fleet_deadline;
+        let deadline = begun + self.fleet.deadline;
+        let mut enough_since = None;
         loop {
             changes.mark_unchanged();
             let progress = Progress::of(&instance.id, wanted, &self.store.reports(instance.group()).await?);
@@ -119,16 +215,27 @@ impl Worker {
             if progress.is_complete() {
                 return Ok(told);
             }
-            let waiting =
-                progress.waiting.map(|waiting| format!("; waiting for {waiting}")).unwrap_or_default();
+            let waiting = progress.waiting.as_ref();
+            let waiting = waiting.map(|waiting| format!("; waiting for {waiting}")).unwrap_or_default();
             let told = told + &waiting;
+            if progress.is_enough(self.fleet.percent) {
+                let since = *enough_since.get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() >= self.fleet.grace {
+                    return Ok(format!("{told}, in vain for {} s", self.fleet.grace.as_secs()));
+                }
+            } else {
+                enough_since = None;
+            }
             if tokio::time::Instant::now() >= deadline {
                 return Err(StepError::Refused(format!(
                     "{told}; given up after {} s",
-                    self.fleet_deadline.as_secs()
+                    self.fleet.deadline.as_secs()
                 )));
             }
             let mut pause = LOOK_AGAIN;
+            if let Some(since) = enough_since {
+                pause = pause.min(self.fleet.grace.saturating_sub(since.elapsed()));
+            }
             if begun.elapsed() < WORTH_TELLING {
                 pause = WORTH_TELLING;
             } else {
@@ -151,11 +258,6 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-fn publish(instance: &mut Instance) -> Result<String, StepError> {
-    instance.published = Some(wanted(instance)?);
-    Ok(format!("published revision {}", instance.revision))
 }
 
 fn wanted(instance: &Instance) -> Result<Published, StepError> {

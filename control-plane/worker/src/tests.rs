@@ -16,7 +16,6 @@ use serde_json::json;
 use store::{Keys, Put, SqliteStore, Write};
 
 use super::*;
-use crate::dns::{Dns, DnsError};
 
 /// How the names fail, in turn; then they are well.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +34,12 @@ struct Names {
 
 #[async_trait]
 impl Dns for Names {
-    async fn set(&self, _: &InstanceId, _: &[Host]) -> Result<(), DnsError> {
+    async fn set(&self, _: &InstanceId, _: &[Host], _: &Target, _: &[Host]) -> Result<(), ProviderError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let trouble = self.trouble.lock().unwrap().pop();
         match trouble {
             None => Ok(()),
-            Some(Trouble::Error) => Err(DnsError { operation: "setting names", source: "throttled".into() }),
+            Some(Trouble::Error) => Err(ProviderError::passing("setting names", "throttled")),
             Some(Trouble::Panic) => panic!("a mistake in a step"),
             Some(Trouble::Hang) => std::future::pending().await,
         }
@@ -69,14 +68,16 @@ fn bench(trouble: &[Trouble]) -> Bench {
         platforms: watch::channel(Arc::new(everything)).1,
         certificates: Arc::new(certificates::LocalCa::open(&folder.path().join("ca")).unwrap()),
         dns: names.clone(),
+        cdn: Arc::new(NoCdn),
         lease: Duration::from_secs(2),
         retries: Retries {
             most: 4,
             first: Duration::from_millis(1),
             longest: Duration::from_millis(4),
             step: Duration::from_millis(200),
+            slow_step: Duration::from_millis(200),
         },
-        fleet_deadline: Duration::from_secs(5),
+        fleet: FleetRule { deadline: Duration::from_secs(5), ..FleetRule::default() },
     };
     Bench { store, queue, names, worker, _folder: folder }
 }

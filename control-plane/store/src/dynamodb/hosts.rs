@@ -104,6 +104,14 @@ pub(super) async fn claim(table: &Table, hosts: &[Host], claimant: &Claimant<'_>
     Err(Error::told(format!("others were faster {TRIES} times in a row")))
 }
 
+pub(super) async fn held(table: &Table, id: &InstanceId) -> Result<Vec<Host>, Error> {
+    let rows = table.read(Page::all(&held_by(id))).await?;
+    let host = |row: &Item| {
+        Host::try_from(row.get_text("sk")?.to_owned()).map_err(|error| Error::told(error.to_string()))
+    };
+    rows.iter().map(host).collect()
+}
+
 pub(super) async fn release(table: &Table, id: &InstanceId, keep: &[Host]) -> Result<(), Error> {
     for _ in 0..TRIES {
         let held = table.read(Page::all(&held_by(id))).await?;

@@ -10,6 +10,7 @@ import threading
 import time
 
 from moto.dynamodb.responses import DynamoHandler
+from moto.route53.models import FakeZone, Route53Backend
 from moto.server import main
 from moto.sqs.models import SQSBackend
 
@@ -44,6 +45,30 @@ def receive_in_turn(lock):
     SQSBackend.receive_message = receive
 
 
+def delete_one_record(lock):
+    """A record set is one name, one type and one identifier; moto deletes all of a zone with the identifier."""
+    change = Route53Backend.change_resource_record_sets
+
+    def change_together(self, zoneid, change_list):
+        sets = [one["ResourceRecordSet"] for one in change_list if one["Action"] == "DELETE"]
+        with lock:
+            self.get_hosted_zone(zoneid).leaving = {
+                (one["Name"].rstrip(".") + ".", one["Type"], one.get("SetIdentifier")) for one in sets
+            }
+            return change(self, zoneid, change_list)
+
+    def delete(self, set_identifier):
+        def leaves(one):
+            key = (one.name, one.type, one.set_identifier)
+            return one.set_identifier == set_identifier and key in self.leaving
+
+        self.rrsets = [one for one in self.rrsets if not leaves(one)]
+
+    Route53Backend.change_resource_record_sets = change_together
+    FakeZone.delete_rrset_by_id = delete
+
+
+delete_one_record(threading.RLock())
 one_at_a_time(DynamoHandler, ["call_action"], threading.RLock())
 queues = threading.RLock()
 receive_in_turn(queues)

@@ -1,0 +1,130 @@
+//! What publishes a service outside of the fleet: names, certificates, a CDN. Each is asked again after any failure, and
+//! finds its own earlier work.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use model::{
+    Host, InstanceId,
+    instance::{Certificate, Distribution},
+};
+
+/// What a provider could not do.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct ProviderError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// Why not.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+    /// Whether it would fail however often it is tried.
+    pub is_lasting: bool,
+}
+
+/// Where names lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To the nearest edge that is well.
+    Edge,
+    /// To the same, from within the company's networks only.
+    Internal,
+    /// To a distribution of the CDN, by its own name.
+    Cdn(String),
+}
+
+/// Where names resolve to.
+#[async_trait]
+pub trait Dns: fmt::Debug + Send + Sync {
+    /// Makes these hosts of an instance lead there, and those not resolve any more. It ends when all name servers say
+    /// so.
+    async fn set(
+        &self,
+        id: &InstanceId,
+        hosts: &[Host],
+        to: &Target,
+        no_more: &[Host],
+    ) -> Result<(), ProviderError>;
+}
+
+/// What becomes of the records that prove a certificate's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proofs {
+    /// Another certificate of the same names may live by them.
+    Keep,
+    /// Nobody needs them any more.
+    Delete,
+}
+
+/// Who issues certificates.
+#[async_trait]
+pub trait Certificates: fmt::Debug + Send + Sync {
+    /// A new certificate for exactly these hosts. Asked again soon for the same revision, it is the same one.
+    async fn issue(
+        &self,
+        id: &InstanceId,
+        revision: u64,
+        hosts: &[Host],
+    ) -> Result<Certificate, ProviderError>;
+
+    /// A certificate that is not served any more, by the name that its issuer knows it by. One that is not there is as
+    /// good.
+    async fn discard(&self, name: &str, proofs: Proofs) -> Result<(), ProviderError>;
+}
+
+/// What stands in front of the edge.
+#[async_trait]
+pub trait Cdn: fmt::Debug + Send + Sync {
+    /// A distribution for exactly these hosts. It ends when the whole CDN has it.
+    async fn set(
+        &self,
+        id: &InstanceId,
+        revision: u64,
+        hosts: &[Host],
+        known: Option<&Distribution>,
+    ) -> Result<Distribution, ProviderError>;
+
+    /// Takes it away. One that is not there is as good.
+    async fn remove(&self, known: &Distribution) -> Result<(), ProviderError>;
+}
+
+/// Where there is no CDN. No plan that needs one is offered.
+#[derive(Debug)]
+pub struct NoCdn;
+
+#[async_trait]
+impl Cdn for NoCdn {
+    async fn set(
+        &self,
+        _: &InstanceId,
+        _: u64,
+        _: &[Host],
+        _: Option<&Distribution>,
+    ) -> Result<Distribution, ProviderError> {
+        let source = "none is configured".into();
+        Err(ProviderError { operation: "asking for a CDN", source, is_lasting: true })
+    }
+
+    async fn remove(&self, known: &Distribution) -> Result<(), ProviderError> {
+        let source = format!("none is configured, and there is the distribution {}", known.id).into();
+        Err(ProviderError { operation: "asking for a CDN", source, is_lasting: true })
+    }
+}
+
+impl ProviderError {
+    /// It may pass by.
+    pub fn passing(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { operation, source: source.into(), is_lasting: false }
+    }
+
+    /// It will not.
+    pub fn lasting(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { operation, source: source.into(), is_lasting: true }
+    }
+}

@@ -15,15 +15,19 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{Lab, Service, eventually};
+use crate::{Cloud, Lab, Service, eventually};
 
 /// How large.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
     /// Different services.
     pub services: usize,
-    /// How long processes are killed.
+    /// How long processes are killed, at least.
     pub duration: Duration,
+    /// Operations that are carried through meanwhile, at least: on a busy machine it takes longer.
+    pub operations: usize,
+    /// On AWS, at an emulator; else on SQLite.
+    pub aws: bool,
     /// Of the random numbers: the same storm again, as far as the machine allows.
     pub seed: u64,
 }
@@ -39,6 +43,8 @@ pub struct Weathered {
 
 /// Changes that are under way at once.
 const CLIENTS: usize = 8;
+/// How many times longer than it was meant a storm lasts at most.
+const MOST_PATIENCE: u32 = 5;
 /// Between two looks, or after an answer that did not come.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// An operation that takes longer is lost: kills come faster than that only in between.
@@ -172,11 +178,15 @@ async fn order(
 impl Storm {
     /// Lets it pass over an edge of its own.
     pub async fn pass(self) -> Weathered {
+        let cloud = if self.aws { Some(Cloud::start().await) } else { None };
         let mut lab = Lab::with(|layout| {
             // Each kill of a worker costs a job a try, of which it has 20, and the lease that is left. With leases as short
             // as other tests have them, minutes of kills would use the tries up.
             layout.control_plane_args =
                 vec!["--job-lease-secs=10".into(), "--fleet-deadline-secs=120".into()];
+            if let Some(cloud) = &cloud {
+                cloud.configure(layout);
+            }
         })
         .await;
         let mut random = Random(self.seed | 1);
@@ -194,8 +204,12 @@ impl Storm {
             clients.spawn(order(platform.clone(), own, seed, calm.clone(), operations.clone()));
         }
         let (begun, mut kills) = (Instant::now(), 0);
-        while begun.elapsed() < self.duration {
-            tokio::time::sleep(random.millis(50..1_500)).await;
+        let is_enough = || {
+            begun.elapsed() >= self.duration && operations.load(Ordering::Relaxed) >= self.operations
+                || begun.elapsed() >= self.duration * MOST_PATIENCE
+        };
+        while !is_enough() {
+            tokio::time::sleep(random.millis(if self.aws { 1_000..6_000 } else { 50..1_500 })).await;
             // One, the other, or both.
             let which = random.below(3);
             if which != 1 {
@@ -216,14 +230,14 @@ impl Storm {
         }
         calm.store(true, Ordering::Relaxed);
         let known = clients.join_all().await.into_iter().flatten().collect();
-        check(&lab, known).await;
+        check(&lab, cloud.as_ref(), known).await;
         lab.stop().await;
         Weathered { operations: operations.load(Ordering::Relaxed), kills }
     }
 }
 
 /// What there is, everywhere, is what the platform ordered.
-async fn check(lab: &Lab, known: Vec<(Service, bool, usize)>) {
+async fn check(lab: &Lab, cloud: Option<&Cloud>, known: Vec<(Service, bool, usize)>) {
     let url = lab.stack.control_plane_url();
     let client = Client::new();
     let get = async |path: &str| -> Value {
@@ -239,14 +253,10 @@ async fn check(lab: &Lab, known: Vec<(Service, bool, usize)>) {
         .collect();
     assert_eq!(listed, wanted, "what is stored");
 
-    let zone = std::fs::read_to_string(lab.folder().join("zone")).unwrap_or_default();
-    let mut expected: Vec<_> = (wanted.iter())
-        .map(|(id, one)| {
-            format!("{}. 60 IN A 127.0.0.1 ; {id}", one["hosts"][0].as_str().unwrap_or_default())
-        })
-        .collect();
-    expected.sort();
-    assert_eq!(zone.lines().collect::<Vec<_>>(), expected, "the names");
+    match cloud {
+        None => check_zone(lab, &wanted),
+        Some(cloud) => check_cloud(cloud, &wanted).await,
+    }
 
     eventually("nothing is left to do", || async {
         let jobs = get("/api/jobs").await;
@@ -279,4 +289,37 @@ async fn check(lab: &Lab, known: Vec<(Service, bool, usize)>) {
         ids.iter().eq(wanted.keys()).then_some(())
     })
     .await;
+}
+
+type Wanted = BTreeMap<String, Value>;
+
+fn host(parameters: &Value) -> &str {
+    parameters["hosts"][0].as_str().unwrap_or_default()
+}
+
+fn check_zone(lab: &Lab, wanted: &Wanted) {
+    let zone = std::fs::read_to_string(lab.folder().join("zone")).unwrap_or_default();
+    let record = |(id, one): (&String, &Value)| format!("{}. 60 IN A 127.0.0.1 ; {id}", host(one));
+    let mut expected: Vec<_> = wanted.iter().map(record).collect();
+    expected.sort();
+    assert_eq!(zone.lines().collect::<Vec<_>>(), expected, "the names");
+}
+
+async fn check_cloud(cloud: &Cloud, wanted: &Wanted) {
+    let mut hosts: Vec<_> = wanted.values().map(|one| host(one).to_owned()).collect();
+    hosts.sort();
+    let addresses = cloud.records().await.into_iter().filter(|record| record.contains(" A eu-west-1."));
+    let names = addresses.map(|record| record.split(' ').next().unwrap_or_default().to_owned());
+    assert_eq!(names.collect::<Vec<_>>(), hosts, "the names");
+    let others = cloud.records().await.len();
+    assert_eq!(
+        others,
+        hosts.len() * 4,
+        "an address in two regions, an owner and a proof each: {:?}",
+        cloud.records().await
+    );
+    assert_eq!(cloud.certificates().await, hosts, "the certificates");
+    let held = cloud.rows("hosts").await.into_iter().filter(|row| !row.contains("freed_at_ms")).count();
+    assert_eq!(held, hosts.len(), "the claims");
+    assert_eq!(cloud.rows("outbox").await, Vec::<String>::new(), "the outbox");
 }

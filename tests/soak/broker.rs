@@ -1,4 +1,5 @@
-//! `cargo xtask soak broker [MINUTES]`: 200 services are ordered, changed and deleted while control planes are killed.
+//! `cargo xtask soak broker [MINUTES [aws]]`: services are ordered, changed and deleted while control planes are killed,
+//! on SQLite or at an emulator of AWS.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,6 +7,8 @@ use anyhow::Context as _;
 use tests::Storm;
 
 const SERVICES: usize = 200;
+/// The emulator copies the whole table for each transaction.
+const SERVICES_ON_AWS: usize = 40;
 const MINUTES: u64 = 5;
 
 #[tokio::main]
@@ -18,8 +21,14 @@ async fn main() -> anyhow::Result<()> {
         Ok(seed) => seed.parse().context("GATEHOUSE_SEED: a number")?,
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
     };
-    println!("GATEHOUSE_SEED={seed}, {minutes} minutes, {SERVICES} services");
-    let storm = Storm { services: SERVICES, duration: Duration::from_secs(minutes * 60), seed };
+    let aws = match std::env::args().nth(2).as_deref() {
+        None => false,
+        Some("aws") => true,
+        Some(other) => anyhow::bail!("aws or nothing, got {other:?}"),
+    };
+    let services = if aws { SERVICES_ON_AWS } else { SERVICES };
+    println!("GATEHOUSE_SEED={seed}, {minutes} minutes, {services} services");
+    let storm = Storm { services, duration: Duration::from_secs(minutes * 60), operations: 0, aws, seed };
     let weathered = storm.pass().await;
     println!(
         "{} operations while processes were killed {} times: nothing is lost, doubled or left over",

@@ -119,6 +119,8 @@ impl AcmCertificates {
         let mut proven = BTreeSet::new();
         loop {
             let described = self.api.describe(&arn).await.map_err(issuing)?;
+            // Also of one that is issued already: it is renewed by them.
+            self.prove(described.proofs, &mut proven).await?;
             match described.state {
                 State::Issued(not_after) => return Ok((arn, not_after)),
                 State::Failed(why) => {
@@ -127,7 +129,6 @@ impl AcmCertificates {
                 }
                 State::Pending => {}
             }
-            self.prove(described.proofs, &mut proven).await?;
             self.poll.rest().await;
         }
     }

@@ -2,15 +2,21 @@
 
 It answers each request in a thread of its own, and its DynamoDB and SQS do not expect that: of two transactions on one
 row both are written, and one that is refused takes back what others wrote meanwhile. In AWS neither happens, so here
-each of these services answers one request at a time.
+each of these services answers one request at a time. Where moto is wrong in other ways, the function below says how.
 """
 
+import collections
+import copy
 import sys
 import threading
 import time
 
+from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
-from moto.route53.models import FakeZone, Route53Backend
+from moto.route53.exceptions import ResourceRecordAlreadyExists
+from moto.route53.models import ChangeList, FakeZone, Route53Backend
 from moto.server import main
 from moto.sqs.models import SQSBackend
 
@@ -45,16 +51,52 @@ def receive_in_turn(lock):
     SQSBackend.receive_message = receive
 
 
-def delete_one_record(lock):
-    """A record set is one name, one type and one identifier; moto deletes all of a zone with the identifier."""
+def copy_what_a_transaction_touches():
+    """To be able to take a transaction back, moto copies the whole table, which takes ever longer."""
+    transact = DynamoDBBackend.transact_write_items
+    touched = []
+
+    def copy_touched(self, memo):
+        if not self.has_range_key:
+            return copy.copy(self)
+        copied = copy.copy(self)
+        copied.items = collections.defaultdict(dict, {key: dict(rows) for key, rows in self.items.items()})
+        for key in touched:
+            partition, place = DynamoType(key["pk"]), DynamoType(key["sk"])
+            row = self.items.get(partition, {}).get(place)
+            if row is not None:
+                copied.items[partition][place] = copy.deepcopy(row)
+        return copied
+
+    def transact_write_items(self, transact_items):
+        operations = [next(iter(item.values())) for item in transact_items]
+        touched[:] = [operation.get("Key") or operation.get("Item") for operation in operations]
+        return transact(self, transact_items)
+
+    Table.__deepcopy__ = copy_touched
+    DynamoDBBackend.transact_write_items = transact_write_items
+
+
+def change_one_record(lock):
+    """A record set is one name, one type and one identifier. moto deletes all of a zone with the identifier, creates
+    what is there, and refuses to create again what was deleted."""
     change = Route53Backend.change_resource_record_sets
 
+    def identity(one):
+        return (one["Name"].rstrip(".") + ".", one["Type"], one.get("SetIdentifier"))
+
     def change_together(self, zoneid, change_list):
-        sets = [one["ResourceRecordSet"] for one in change_list if one["Action"] == "DELETE"]
         with lock:
-            self.get_hosted_zone(zoneid).leaving = {
-                (one["Name"].rstrip(".") + ".", one["Type"], one.get("SetIdentifier")) for one in sets
+            zone = self.get_hosted_zone(zoneid)
+            of = lambda action: {
+                identity(one["ResourceRecordSet"]) for one in change_list if one["Action"] == action
             }
+            zone.leaving, coming = of("DELETE"), of("CREATE")
+            for one in zone.rrsets:
+                if (one.name, one.type, one.set_identifier) in coming:
+                    raise ResourceRecordAlreadyExists(name=one.name, _type=one.type)
+            made = [one for one in zone.rr_changes if identity(one["ResourceRecordSet"]) not in coming]
+            zone.rr_changes = ChangeList(made)
             return change(self, zoneid, change_list)
 
     def delete(self, set_identifier):
@@ -68,7 +110,8 @@ def delete_one_record(lock):
     FakeZone.delete_rrset_by_id = delete
 
 
-delete_one_record(threading.RLock())
+copy_what_a_transaction_touches()
+change_one_record(threading.RLock())
 one_at_a_time(DynamoHandler, ["call_action"], threading.RLock())
 queues = threading.RLock()
 receive_in_turn(queues)

@@ -1,10 +1,12 @@
 //! `gatehouse`: runs the edge on one machine, and is a client of its broker.
 
+mod adopt;
 mod apply;
 mod audit;
 mod broker;
 mod credentials;
 mod delete;
+mod drift;
 mod fleet;
 mod import;
 mod jobs;
@@ -44,6 +46,12 @@ enum Command {
     Jobs(jobs::Args),
     /// Show who changed what
     Audit(audit::Args),
+    /// Show how names, certificates and distributions differ from what is wanted; mend them
+    Drift(drift::Args),
+    /// Give a service names or a distribution that Gatehouse did not make
+    Adopt(adopt::Args),
+    /// Forget a service, whatever state it is in
+    Purge(adopt::PurgeArgs),
     /// Make a secret for a platform
     Credentials(credentials::Args),
     /// Mint a token from the local development issuer
@@ -61,6 +69,9 @@ async fn main() -> ExitCode {
         Command::Delete(args) => delete::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Audit(args) => audit::run(args).await,
+        Command::Drift(args) => drift::run(args).await,
+        Command::Adopt(args) => adopt::run(args).await,
+        Command::Purge(args) => adopt::purge(args).await,
         Command::Credentials(args) => credentials::run(&args),
         Command::Token(args) => token::run(&args),
     };

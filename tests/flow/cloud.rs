@@ -1,7 +1,7 @@
 //! The same edge on AWS, by configuration alone: at an emulator of it.
 
 use serde_json::json;
-use tests::{Cloud, Lab, ORIGIN_SECRETS, Service};
+use tests::{Cloud, Lab, ORIGIN_SECRETS, Service, eventually};
 
 /// What is in the emulator for one service behind the load balancers.
 fn direct(service: &Service) -> Vec<String> {
@@ -131,5 +131,58 @@ async fn private_names_are_published_and_answered_within_the_networks_only() {
     assert_eq!(lab.deprovision(&own).await.status, 202);
     assert_eq!(lab.ended(&own).await.0, "gone");
     assert_eq!(cloud.private_records().await, Vec::<String>::new());
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn drift_is_found_and_mended_and_what_others_made_is_adopted() {
+    let cloud = Cloud::start().await;
+    let lab = Lab::on(&cloud).await;
+    let (one, two) = (lab.service("one"), lab.service("two"));
+    lab.live(&one).await;
+    lab.live(&two).await;
+    let run = async |args: &[&str]| {
+        let output = lab.gatehouse(args).await;
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let look = async || run(&["drift", "--look"]).await;
+    assert_eq!(run(&["drift"]).await, "nobody has looked yet; --look does\n");
+    let text = look().await;
+    assert!(text.starts_with("0 differences at 2 services"), "{text}");
+
+    cloud.add_record(one.host(), "AAAA", "2001:db8::1").await;
+    assert_eq!(run(&["purge", &two.id()]).await.lines().count(), 1);
+    eventually("its routes are gone", || async {
+        (lab.get(two.host(), "/healthz", None).await.status == 404).then_some(())
+    })
+    .await;
+    let text = look().await;
+    for words in [
+        "id-one  one.example.test AAAA should not be there  found".to_owned(),
+        "id-two  two.example.test is left over: nobody has it  found".into(),
+        ": nobody has it  found\n".into(),
+        "3 differences at 1 services".into(),
+    ] {
+        assert!(text.contains(&words), "no {words:?} in {text}");
+    }
+    let text = run(&["drift", "--mend"]).await;
+    assert_eq!(text.matches("  mended").count(), 3, "{text}");
+    let text = look().await;
+    assert!(text.starts_with("0 differences at 1 services"), "{text}");
+    assert_eq!(records(&cloud).await, direct(&one));
+    assert_eq!(cloud.certificates().await, [one.host()]);
+
+    let www = lab.service("www");
+    cloud.add_record(www.host(), "A", "192.0.2.1").await;
+    assert_eq!(lab.provision(&www).await.status, 202);
+    let (state, description) = lab.ended(&www).await;
+    assert!(state == "failed" && description.contains("not made by Gatehouse"), "{description}");
+    assert!(records(&cloud).await.contains(&format!("{} A 192.0.2.1", www.host())), "it is left alone");
+    let text = run(&["adopt", &www.id(), "--host", www.host()]).await;
+    assert_eq!(text, "adopted; apply the service again\n");
+    lab.live(&www).await;
+    assert_eq!(records(&cloud).await.len(), 6);
+    assert!(!records(&cloud).await.contains(&format!("{} A 192.0.2.1", www.host())));
     lab.stop().await;
 }

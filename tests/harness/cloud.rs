@@ -1,6 +1,9 @@
 //! AWS for a lab: an emulator with what a company has before it starts Gatehouse.
 
-use aws_sdk_route53::types::{HostedZoneConfig, Vpc, VpcRegion};
+use aws_sdk_route53::types::{
+    Change, ChangeAction, ChangeBatch, HostedZoneConfig, ResourceRecord, ResourceRecordSet, RrType, Vpc,
+    VpcRegion,
+};
 use lab::{Layout, Ports, aws::Aws};
 use serde_json::{Value, json};
 
@@ -138,6 +141,18 @@ impl Cloud {
     /// What stands in the private zone.
     pub async fn private_records(&self) -> Vec<String> {
         self.records_of(&self.private_zone).await
+    }
+
+    /// A record that somebody makes by hand.
+    pub async fn add_record(&self, name: &str, kind: &str, value: &str) {
+        let value = ResourceRecord::builder().value(value).build().expect("a value");
+        let set = ResourceRecordSet::builder().name(name).r#type(RrType::from(kind)).ttl(60);
+        let set = set.resource_records(value).build().expect("a record");
+        let change = Change::builder().action(ChangeAction::Create).resource_record_set(set).build();
+        let batch = ChangeBatch::builder().changes(change.expect("a change")).build().expect("a batch");
+        let route53 = aws_sdk_route53::Client::new(&self.config);
+        let made = route53.change_resource_record_sets().hosted_zone_id(&self.zone).change_batch(batch);
+        made.send().await.expect("a record is made");
     }
 
     /// Certificates: the first name of each.

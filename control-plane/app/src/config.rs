@@ -10,14 +10,14 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use broker::Credentials;
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use context::Source;
 use model::{UpstreamRule, fleet::EDGE_GROUP, platforms::Platforms};
 use prometheus_client::registry::Registry;
 use runtime::{files, tls::TlsFiles};
 use store::Keys;
 use validator::Validator;
-use worker::FleetRule;
+use worker::{FleetRule, Mending};
 
 use crate::{
     dev,
@@ -95,6 +95,12 @@ pub(crate) struct Args {
     /// Seconds that an operation waits for the nodes to acknowledge it
     #[arg(long, global = true, default_value_t = 120)]
     pub(crate) fleet_deadline_secs: u64,
+    /// Minutes between two looks at whether what exists is what is wanted; 0 is never
+    #[arg(long, global = true, default_value_t = 60)]
+    pub(crate) reconcile_minutes: u64,
+    /// What is done about what differs: it is reported, or put right
+    #[arg(long, global = true, value_enum, default_value_t = Reconcile::Report)]
+    pub(crate) reconcile: Reconcile,
     /// How many of a hundred connected nodes have to acknowledge a change; at least one node does
     #[arg(long, global = true, default_value_t = 100)]
     pub(crate) fleet_percent: u8,
@@ -104,6 +110,13 @@ pub(crate) struct Args {
     /// What to log, in the syntax of RUST_LOG
     #[arg(long, global = true, env = "GATEHOUSE_LOG", default_value = "info")]
     pub(crate) log: String,
+}
+
+/// What is done about what differs.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Reconcile {
+    Report,
+    Mend,
 }
 
 /// What the process does.
@@ -187,6 +200,9 @@ pub(crate) struct Config {
     pub(crate) job_lease: Duration,
     pub(crate) fleet: FleetRule,
     pub(crate) aws: Option<AwsSettings>,
+    pub(crate) mending: Mending,
+    /// Never, where it is nothing.
+    pub(crate) reconcile_every: Option<Duration>,
 }
 
 impl Args {
@@ -261,6 +277,13 @@ impl Config {
                 deadline: Duration::from_secs(args.fleet_deadline_secs),
             },
             aws: aws(args)?,
+            mending: match args.reconcile {
+                Reconcile::Report => Mending::Report,
+                Reconcile::Mend => Mending::Mend,
+            },
+            reconcile_every: Some(args.reconcile_minutes)
+                .filter(|minutes| *minutes > 0)
+                .map(|minutes| Duration::from_secs(minutes * 60)),
         })
     }
 }

@@ -5,6 +5,7 @@
 
 mod context;
 mod controls;
+mod drift;
 mod jobs;
 mod nodes;
 mod resources;
@@ -30,6 +31,7 @@ use queue::Queue;
 use serde_json::json;
 use store::{Store, StoreError};
 use tokio::sync::watch;
+use worker::Reconciler;
 
 use crate::publisher::SharedFaults;
 
@@ -49,6 +51,8 @@ pub(crate) struct Operators {
     /// Names and tokens of those who may decide.
     pub(crate) people: Arc<Vec<Credentials>>,
     pub(crate) group: String,
+    /// `None` where this process does no work outside of the fleet.
+    pub(crate) reconciler: Option<Reconciler>,
 }
 
 /// Who asks.
@@ -67,6 +71,9 @@ impl Operators {
             .route("/api/jobs/{id}/retry", post(jobs::retry))
             .route("/api/jobs/{id}/drop", post(jobs::discard))
             .route("/api/audit", get(services::audit))
+            .route("/api/drift", get(drift::last).post(drift::look))
+            .route("/api/services/{id}/adopt", post(drift::adopt))
+            .route("/api/services/{id}/purge", post(services::purge))
             .route("/v2/service_instances", get(services::list))
             .route("/api/sources", get(status::sources))
             .route("/api/context", get(self::context::context))

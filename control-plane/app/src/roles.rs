@@ -21,7 +21,7 @@ use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
-use worker::{Retries, Worker};
+use worker::{Reconciler, Retries, Worker};
 
 use crate::{
     config::{self, Config, Roles},
@@ -69,10 +69,7 @@ impl App {
         let (mut registry, readiness) = (Registry::default(), Readiness::new());
         let mut tasks = JoinSet::new();
         let group = config.edge.group.clone();
-        let metrics = Metrics::default();
-        metrics.register(&mut registry);
-        let publishing = publisher::Metrics::default();
-        publishing.register(&mut registry);
+        let (metrics, publishing) = new_metrics(&mut registry);
         let replica = format!("{}/{}", hostname(), config.http);
         let hub = Arc::new(Hub::new(vec![config.edge.group()], &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
@@ -81,11 +78,18 @@ impl App {
         let platforms = followed.platforms.clone();
         tasks.spawn(followed.follow());
         let router = if broker { new_broker(&config, &store, &platforms).router() } else { Router::new() };
-        if worker {
+        let reconciler = if worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
             let worker = new_worker(&config, &store, &queue, &platforms).await?;
+            let reconciler = new_reconciler(&config, &worker, &replica);
+            if config.reconcile_every.is_some() {
+                tasks.spawn(reconciler.clone().run());
+            }
             tasks.spawn(worker.run(shutdown.wait()));
-        }
+            Some(reconciler)
+        } else {
+            None
+        };
         let (mut sources, mut seen) = (None, None);
         let mut nodes = tokio::spawn(shutdown.wait());
         let history = Arc::new(Mutex::new(History::default()));
@@ -104,10 +108,7 @@ impl App {
             (sources, seen) = (Some(found), Some(contexts.clone()));
             tasks.spawn(follow);
             let templates = folder::watch(config.templates.path.as_deref())?;
-            let before = store.remembered(&group).await.context("reading the store")?;
-            let validator =
-                config::validator(&config.validate_with, &config.edge, &config.data_dir, &mut registry)?;
-            let settings = Settings::new(&config.edge, before, validator)?;
+            let settings = new_settings(&config, &*store, &mut registry).await?;
             let publisher = Publisher::new(
                 settings,
                 config.templates.clone(),
@@ -143,6 +144,7 @@ impl App {
             platforms,
             people,
             group,
+            reconciler,
         };
         let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
@@ -192,6 +194,32 @@ fn new_broker(
         upstreams: config.upstreams,
         plans: engines::plans(config).into(),
         issuers: Arc::new(issuers),
+    }
+}
+
+fn new_metrics(registry: &mut Registry) -> (Metrics, publisher::Metrics) {
+    let (metrics, publishing) = (Metrics::default(), publisher::Metrics::default());
+    metrics.register(registry);
+    publishing.register(registry);
+    (metrics, publishing)
+}
+
+async fn new_settings(
+    config: &Config,
+    store: &dyn Store,
+    registry: &mut Registry,
+) -> anyhow::Result<Settings> {
+    let before = store.remembered(&config.edge.group).await.context("reading the store")?;
+    let validator = config::validator(&config.validate_with, &config.edge, &config.data_dir, registry)?;
+    Settings::new(&config.edge, before, validator)
+}
+
+fn new_reconciler(config: &Config, worker: &Worker, replica: &str) -> Reconciler {
+    Reconciler {
+        worker: worker.clone(),
+        holder: replica.to_owned(),
+        mending: config.mending,
+        every: config.reconcile_every.unwrap_or_default(),
     }
 }
 

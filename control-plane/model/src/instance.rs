@@ -350,6 +350,19 @@ impl Instance {
         self.operation.state = OperationState::Failed;
     }
 
+    /// Forgets all but the revision, which is never used twice.
+    pub fn purge(&mut self, operation: String, why: &str) {
+        self.published = None;
+        self.proven = None;
+        self.certificate = None;
+        self.distribution = None;
+        self.replaced.clear();
+        self.gone = true;
+        self.operation = Operation::new(operation, OperationKind::Deprovision, CdnUse::None);
+        self.operation.state = OperationState::Succeeded;
+        why.clone_into(&mut self.operation.description);
+    }
+
     /// The job for the operation under way.
     pub fn job(&self) -> Job {
         Job { id: self.operation.id.clone(), instance: self.id.clone() }

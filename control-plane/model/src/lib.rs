@@ -9,6 +9,7 @@ pub mod plan;
 pub mod platforms;
 
 pub mod controls;
+pub mod drift;
 pub mod fleet;
 
 pub mod context;

@@ -212,6 +212,24 @@ async fn sizes_are_remembered(store: &dyn Store) {
     assert_eq!(store.remembered("edge").await.unwrap(), sizes(2));
 }
 
+async fn a_turn_is_ones_at_a_time(store: &dyn Store) {
+    let hour = Duration::from_secs(3_600);
+    assert!(store.take_turn("look", "a", hour).await.unwrap());
+    assert!(!store.take_turn("look", "b", hour).await.unwrap());
+    assert!(store.take_turn("other", "b", hour).await.unwrap());
+    assert!(store.take_turn("look", "a", Duration::ZERO).await.unwrap(), "given up");
+    assert!(store.take_turn("look", "b", hour).await.unwrap());
+}
+
+async fn the_last_drift_is_kept(store: &dyn Store) {
+    assert_eq!(store.drift().await.unwrap(), None);
+    for instances in [1, 2] {
+        let drift = Drift { at: OffsetDateTime::UNIX_EPOCH, instances, findings: Vec::new() };
+        store.note_drift(&drift).await.unwrap();
+        assert_eq!(store.drift().await.unwrap(), Some(drift));
+    }
+}
+
 /// Follows the changes, as a replica does, until it knows all of these.
 async fn followed(store: &dyn Store, wanted: &[String]) -> u64 {
     let mut seen = std::collections::BTreeMap::new();
@@ -279,6 +297,8 @@ async fn all(store: &dyn Store) {
     the_newest_report_of_each_replica_counts(store).await;
     what_operators_decide_is_not_overwritten_unread(store).await;
     sizes_are_remembered(store).await;
+    a_turn_is_ones_at_a_time(store).await;
+    the_last_drift_is_kept(store).await;
     a_write_wakes_whoever_watches(store).await;
 }
 

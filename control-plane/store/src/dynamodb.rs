@@ -20,6 +20,7 @@ use model::{
     Host, InstanceId,
     audit::{Entry, Query},
     controls::Controls,
+    drift::Drift,
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
@@ -31,8 +32,8 @@ pub use self::kms::KmsKeys;
 use self::{
     log::Log,
     rows::{
-        CONTROLS, MOST_ACTIONS, OUTBOX, SHARDS, SIZES, audit_partitions, bounded, count, expiring,
-        instance_key, instances_of, millis, now_ms, place, reports_of, whose,
+        CONTROLS, DRIFT, MOST_ACTIONS, OUTBOX, SHARDS, SIZES, TURNS, audit_partitions, bounded, count,
+        expiring, instance_key, instances_of, millis, now_ms, place, reports_of, whose,
     },
 };
 use crate::{
@@ -431,6 +432,26 @@ impl Store for DynamoStore {
     async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError> {
         let row = self.table.get(&Key::new(SIZES, group)).await;
         body_or_default(row.map_err(|error| failed("reading sizes", error))?.as_ref())
+    }
+
+    async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError> {
+        let row = Item::at(&Key::new(DRIFT, "last")).text("body", json(drift)?);
+        self.table.put(row).await.map_err(|error| failed("noting drift", error))
+    }
+
+    async fn drift(&self) -> Result<Option<Drift>, StoreError> {
+        let row = self.table.get(&Key::new(DRIFT, "last")).await;
+        row.map_err(|error| failed("reading drift", error))?.as_ref().map(parsed).transpose()
+    }
+
+    async fn take_turn(&self, task: &str, holder: &str, time: Duration) -> Result<bool, StoreError> {
+        let now = now_ms();
+        let row = Item::at(&Key::new(TURNS, task)).text("holder", holder);
+        let put = Action::put(row.number("until_ms", now.saturating_add(millis(time))));
+        let free = "attribute_not_exists(pk) OR #holder = :holder OR #until_ms <= :now";
+        let put = put.only_if(free).with_text("holder", holder).with_number("now", now);
+        let written = self.table.write(vec![put]).await.map_err(|error| failed("taking a turn", error))?;
+        Ok(written.is_ok())
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -8,6 +8,7 @@ use model::{
     Host, InstanceId,
     audit::{Entry, Query},
     controls::Controls,
+    drift::Drift,
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
@@ -196,6 +197,16 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// How much was served to a group last, by any process.
     async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError>;
+
+    /// Keeps what the last look around found.
+    async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError>;
+
+    /// What the last look around found; nothing, when there was none.
+    async fn drift(&self) -> Result<Option<Drift>, StoreError>;
+
+    /// Whether a task is this process's for a while: it is nobody else's, or was its own already. To give it up, take it
+    /// for no time.
+    async fn take_turn(&self, task: &str, holder: &str, time: Duration) -> Result<bool, StoreError>;
 
     /// Changes whenever something was written, by this process or another one.
     fn changes(&self) -> watch::Receiver<u64>;

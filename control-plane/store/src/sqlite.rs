@@ -9,13 +9,14 @@ use model::{
     Host, InstanceId,
     audit::{Entry, Query},
     controls::Controls,
+    drift::Drift,
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sqlite::{
-    Database, Error, Written, now_ms,
+    Database, Error, Written, after_ms, now_ms,
     rusqlite::{Connection, OptionalExtension as _, params},
 };
 use time::OffsetDateTime;
@@ -466,6 +467,36 @@ impl Store for SqliteStore {
         self.read("reading sizes", move |db| {
             let body = one(db, "SELECT body FROM sizes WHERE grp = ?1", &group)?;
             body.map_or_else(|| Ok(ServedSizes::default()), |body| parsed(&body))
+        })
+        .await
+    }
+
+    async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError> {
+        let body = json(drift)?;
+        self.write("noting drift", move |db| {
+            db.execute("DELETE FROM drift", [])?;
+            db.execute("INSERT INTO drift VALUES (?1)", [body])?;
+            Ok(Written::Keep(()))
+        })
+        .await
+    }
+
+    async fn drift(&self) -> Result<Option<Drift>, StoreError> {
+        self.read("reading drift", |db| {
+            let body =
+                db.query_row("SELECT body FROM drift", [], |row| row.get::<_, String>(0)).optional()?;
+            body.map(|body| parsed(&body)).transpose()
+        })
+        .await
+    }
+
+    async fn take_turn(&self, task: &str, holder: &str, time: Duration) -> Result<bool, StoreError> {
+        let (task, holder) = (task.to_owned(), holder.to_owned());
+        self.write("taking a turn", move |db| {
+            let sql = "INSERT INTO turns VALUES (?1, ?2, ?4) ON CONFLICT (task)
+                       DO UPDATE SET holder = ?2, until_ms = ?4 WHERE holder = ?2 OR until_ms <= ?3";
+            let rows = db.execute(sql, params![task, holder, now_ms(), after_ms(time)])?;
+            Ok(Written::Keep(rows == 1))
         })
         .await
     }

@@ -7,7 +7,7 @@ use model::{Host, InstanceId, instance::Certificate};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
 
-use crate::provider::{Certificates, Proofs, ProviderError};
+use crate::provider::{Certificates, Owned, Proofs, ProviderError};
 
 /// Long enough for a development machine that is seldom restarted.
 const LIFETIME: Duration = Duration::days(90);
@@ -93,6 +93,10 @@ impl Certificates for LocalCa {
 
     async fn discard(&self, _: &str, _: Proofs) -> Result<(), ProviderError> {
         Ok(())
+    }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        Ok(Vec::new())
     }
 }
 

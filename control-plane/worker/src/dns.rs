@@ -13,7 +13,7 @@ use model::{Host, InstanceId};
 use runtime::files;
 use tokio::sync::oneshot;
 
-use crate::provider::{Dns, ProviderError, Target};
+use crate::provider::{Dns, Owned, ProviderError, Target};
 
 /// A zone file (RFC 1035 section 5) that any DNS server can load. Each record's comment says whose it is.
 #[derive(Debug)]
@@ -74,24 +74,30 @@ impl LocalZone {
 }
 
 impl Zone {
+    fn record(&self, host: &Host, id: &str) -> String {
+        let kind = if self.edge.is_ipv4() { "A" } else { "AAAA" };
+        format!("{host}. {TTL_SECS} IN {kind} {} ; {id}", self.edge)
+    }
+
+    fn read(&self) -> io::Result<String> {
+        match fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read,
+        }
+    }
+
     fn rewrite(&self, changes: &[Change]) -> io::Result<()> {
         let lock = fs::File::create(self.path.with_extension("lock"))?;
         lock.lock()?;
-        let before = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+        let before = self.read()?;
         // Of several changes of one instance, the last.
         let wanted: BTreeMap<_, _> =
             changes.iter().map(|change| (change.id.as_str(), &change.hosts)).collect();
         let is_anothers =
             |line: &&str| line.rsplit_once("; ").is_none_or(|(_, owner)| !wanted.contains_key(owner));
         let mut lines: Vec<_> = before.lines().filter(is_anothers).map(str::to_owned).collect();
-        let kind = if self.edge.is_ipv4() { "A" } else { "AAAA" };
         for (id, hosts) in &wanted {
-            let record = |host: &Host| format!("{host}. {TTL_SECS} IN {kind} {} ; {id}", self.edge);
-            lines.extend(hosts.iter().map(record));
+            lines.extend(hosts.iter().map(|host| self.record(host, id)));
         }
         lines.sort();
         lines.push(String::new());
@@ -114,6 +120,27 @@ impl Dns for LocalZone {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(change);
         self.write().await;
         told.await.map_err(failed)?
+    }
+
+    async fn look(&self, id: &InstanceId, hosts: &[Host], _: &Target) -> Result<Vec<String>, ProviderError> {
+        let text = self.zone.read().map_err(failed)?;
+        let has = |line: &str| text.lines().any(|one| one == line);
+        let missing = hosts.iter().filter(|host| !has(&self.zone.record(host, id.as_str())));
+        Ok(missing.map(|host| format!("{host} does not lead to the edge")).collect())
+    }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        let text = self.zone.read().map_err(failed)?;
+        let owned = text.lines().filter_map(|line| {
+            let (record, id) = line.rsplit_once("; ")?;
+            Some((id.parse().ok()?, record.split_once(". ")?.0.to_owned()))
+        });
+        Ok(owned.collect())
+    }
+
+    /// The zone is ours as a whole.
+    async fn adopt(&self, _: &InstanceId, _: &Host) -> Result<(), ProviderError> {
+        Ok(())
     }
 }
 

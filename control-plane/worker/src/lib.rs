@@ -3,6 +3,7 @@
 
 mod job;
 mod provider;
+mod reconciler;
 mod relay;
 mod retries;
 mod steps;
@@ -18,7 +19,8 @@ use queue::Queue;
 use store::Store;
 use tokio::{sync::watch, task::JoinSet};
 
-pub use provider::{Cdn, Certificates, Dns, NoCdn, Proofs, ProviderError, Target};
+pub use provider::{Cdn, Certificates, Dns, NoCdn, Owned, Proofs, ProviderError, Target};
+pub use reconciler::{Mending, Reconciler};
 pub use relay::relay;
 pub use retries::Retries;
 

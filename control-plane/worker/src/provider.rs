@@ -45,7 +45,19 @@ pub trait Dns: fmt::Debug + Send + Sync {
         to: &Target,
         no_more: &[Host],
     ) -> Result<(), ProviderError>;
+
+    /// How these hosts differ from that, for people.
+    async fn look(&self, id: &InstanceId, hosts: &[Host], to: &Target) -> Result<Vec<String>, ProviderError>;
+
+    /// All hosts that were ever published and not taken back.
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError>;
+
+    /// From now on a name that somebody else has made is an instance's to change.
+    async fn adopt(&self, id: &InstanceId, host: &Host) -> Result<(), ProviderError>;
 }
+
+/// Something of an instance that a provider has, by the provider's name for it.
+pub type Owned = (InstanceId, String);
 
 /// What becomes of the records that prove a certificate's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +82,9 @@ pub trait Certificates: fmt::Debug + Send + Sync {
     /// A certificate that is not served any more, by the name that its issuer knows it by. One that is not there is as
     /// good.
     async fn discard(&self, name: &str, proofs: Proofs) -> Result<(), ProviderError>;
+
+    /// All certificates that were ever issued and not discarded.
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError>;
 }
 
 /// What stands in front of the edge.
@@ -86,11 +101,31 @@ pub trait Cdn: fmt::Debug + Send + Sync {
 
     /// Takes it away. One that is not there is as good.
     async fn remove(&self, known: &Distribution) -> Result<(), ProviderError>;
+
+    /// How a distribution differs from what it was made, for people.
+    async fn look(&self, id: &InstanceId, known: &Distribution) -> Result<Vec<String>, ProviderError>;
+
+    /// All distributions that were ever made and not taken away.
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError>;
+
+    /// All certificates of distributions that were ever issued and not discarded.
+    async fn owned_certificates(&self) -> Result<Vec<Owned>, ProviderError>;
+
+    /// One of them, as it is: one of nobody's becomes an instance's.
+    async fn adopt(&self, id: &InstanceId, name: &str) -> Result<Distribution, ProviderError>;
+
+    /// A certificate that no distribution shows any more.
+    async fn discard(&self, certificate: &str) -> Result<(), ProviderError>;
 }
 
 /// Where there is no CDN. No plan that needs one is offered.
 #[derive(Debug)]
 pub struct NoCdn;
+
+fn no_cdn(distribution: &str) -> ProviderError {
+    let why = format!("none is configured, and there is the distribution {distribution}");
+    ProviderError::lasting("asking for a CDN", why)
+}
 
 #[async_trait]
 impl Cdn for NoCdn {
@@ -106,8 +141,27 @@ impl Cdn for NoCdn {
     }
 
     async fn remove(&self, known: &Distribution) -> Result<(), ProviderError> {
-        let source = format!("none is configured, and there is the distribution {}", known.id).into();
-        Err(ProviderError { operation: "asking for a CDN", source, is_lasting: true })
+        Err(no_cdn(&known.id))
+    }
+
+    async fn look(&self, _: &InstanceId, known: &Distribution) -> Result<Vec<String>, ProviderError> {
+        Err(no_cdn(&known.id))
+    }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn owned_certificates(&self) -> Result<Vec<Owned>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn adopt(&self, _: &InstanceId, name: &str) -> Result<Distribution, ProviderError> {
+        Err(no_cdn(name))
+    }
+
+    async fn discard(&self, _: &str) -> Result<(), ProviderError> {
+        Ok(())
     }
 }
 

@@ -36,7 +36,7 @@ impl From<ProviderError> for StepError {
 }
 
 /// A certificate that ends sooner is replaced.
-const RENEW_BEFORE: time::Duration = time::Duration::days(30);
+pub(crate) const RENEW_BEFORE: time::Duration = time::Duration::days(30);
 /// Most fleets have acknowledged a change before anybody could read that they have not.
 const WORTH_TELLING: Duration = Duration::from_millis(100);
 /// Reports of other replicas are read at least this often; those of this process wake the step at once.
@@ -102,14 +102,19 @@ impl Worker {
             known.hosts == hosts && known.not_after - OffsetDateTime::now_utc() > RENEW_BEFORE
         };
         if instance.certificate.as_ref().as_ref().is_none_or(|known| !good(known)) {
-            let issued = self.certificates.issue(&instance.id, instance.revision, &hosts).await?;
-            let before = instance.certificate.replace(issued).and_then(|before| before.name);
-            // Served until the operation has ended.
-            let now = instance.certificate.as_ref().and_then(|issued| issued.name.as_ref());
-            let is_another = |name: &String| Some(name) != now && !instance.replaced.contains(name);
-            instance.replaced.extend(before.filter(is_another));
+            self.renew(instance, &hosts).await?;
         }
         Ok(format!("certificate for {}", shown(&hosts)))
+    }
+
+    /// A new certificate; the one before is served until it is everywhere.
+    pub(crate) async fn renew(&self, instance: &mut Instance, hosts: &[Host]) -> Result<(), StepError> {
+        let issued = self.certificates.issue(&instance.id, instance.revision, hosts).await?;
+        let before = instance.certificate.replace(issued).and_then(|before| before.name);
+        let now = instance.certificate.as_ref().and_then(|issued| issued.name.as_ref());
+        let is_another = |name: &String| Some(name) != now && !instance.replaced.contains(name);
+        instance.replaced.extend(before.filter(is_another));
+        Ok(())
     }
 
     async fn drop_certificate(&self, instance: &mut Instance) -> Result<String, StepError> {
@@ -174,6 +179,15 @@ impl Worker {
         })
     }
 
+    /// Where the names of an instance lead with a plan.
+    pub(crate) fn target(instance: &Instance, plan: Plan) -> Target {
+        match (plan, &instance.distribution) {
+            (Plan::Edge, Some(distribution)) => Target::Cdn(distribution.domain.clone()),
+            (Plan::Internal, _) => Target::Internal,
+            (Plan::Edge | Plan::Standard, _) => Target::Edge,
+        }
+    }
+
     /// Those that the instance holds beside these do not resolve any more.
     pub(crate) async fn set_names(
         &self,
@@ -181,11 +195,7 @@ impl Worker {
         hosts: &[Host],
         plan: Plan,
     ) -> Result<(), StepError> {
-        let to = match (plan, &instance.distribution) {
-            (Plan::Edge, Some(distribution)) => Target::Cdn(distribution.domain.clone()),
-            (Plan::Internal, _) => Target::Internal,
-            (Plan::Edge | Plan::Standard, _) => Target::Edge,
-        };
+        let to = Self::target(instance, plan);
         let held = self.store.held(&instance.id).await?;
         let no_more: Vec<_> = held.into_iter().filter(|host| !hosts.contains(host)).collect();
         Ok(self.dns.set(&instance.id, hosts, &to, &no_more).await?)

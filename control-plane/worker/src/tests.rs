@@ -44,6 +44,18 @@ impl Dns for Names {
             Some(Trouble::Hang) => std::future::pending().await,
         }
     }
+
+    async fn look(&self, _: &InstanceId, _: &[Host], _: &Target) -> Result<Vec<String>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn adopt(&self, _: &InstanceId, _: &Host) -> Result<(), ProviderError> {
+        Ok(())
+    }
 }
 
 struct Bench {
@@ -182,4 +194,57 @@ async fn the_end_of_an_operation_is_in_the_log() {
     let entries = bench.store.audit(&model::audit::Query::default()).await.unwrap();
     let expected = model::audit::Entry::ended(&known).event;
     assert_eq!(entries.into_iter().map(|entry| entry.event).collect::<Vec<_>>(), [expected]);
+}
+
+fn reconciler(bench: &Bench) -> Reconciler {
+    let (mending, every) = (Mending::Report, Duration::from_secs(3_600));
+    Reconciler { worker: bench.worker.clone(), holder: "r-1".into(), mending, every }
+}
+
+/// Nobody has to ask for it, and nothing has to be allowed.
+#[tokio::test]
+async fn a_certificate_is_renewed_before_it_ends() {
+    let bench = bench(&[]);
+    bench.ask().await;
+    let mut known = bench.ended().await;
+    let soon = time::OffsetDateTime::now_utc() + time::Duration::days(29);
+    known.certificate.as_mut().unwrap().not_after = soon;
+    known.certificate.as_mut().unwrap().name = Some("the former".into());
+    let Put::Stored(known) = bench.store.put(Write::of(&known)).await.unwrap() else { panic!("it is there") };
+    let drift = reconciler(&bench).look(Mending::Report).await.unwrap().unwrap();
+    let told: Vec<_> = drift.findings.iter().map(|one| (one.kind, &one.state)).collect();
+    assert_eq!(told, [(model::drift::Kind::Certificate, &model::drift::State::Mended)]);
+    let renewed = bench.store.get(&id()).await.unwrap().unwrap();
+    assert!(renewed.certificate.as_ref().unwrap().not_after > soon);
+    assert_eq!(
+        (renewed.replaced.as_slice(), renewed.revision),
+        (&["the former".to_owned()][..], known.revision)
+    );
+    let drift = reconciler(&bench).look(Mending::Report).await.unwrap().unwrap();
+    assert_eq!(drift.findings, []);
+    let settled = bench.store.get(&id()).await.unwrap().unwrap();
+    assert_eq!(settled.replaced, Vec::<String>::new(), "discarded, when the new one is everywhere");
+    assert_eq!(bench.store.drift().await.unwrap(), Some(drift));
+}
+
+/// Queues keep a job for days: one whose workers were away for longer is lost, and its operation is not.
+#[tokio::test]
+async fn a_job_that_the_queue_lost_comes_again() {
+    let bench = bench(&[]);
+    bench.ask().await;
+    let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
+    assert!(bench.queue.done(&lease).await.unwrap());
+    reconciler(&bench).look(Mending::Report).await.unwrap().unwrap();
+    assert_eq!(bench.ended().await.operation.state, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn one_process_looks_around_at_a_time() {
+    let bench = bench(&[]);
+    let hour = Duration::from_secs(3_600);
+    assert!(bench.store.take_turn("reconcile", "another", hour).await.unwrap());
+    assert_eq!(reconciler(&bench).look(Mending::Report).await.unwrap(), None);
+    assert!(bench.store.take_turn("reconcile", "another", Duration::ZERO).await.unwrap());
+    assert!(reconciler(&bench).look(Mending::Report).await.unwrap().is_some());
+    assert!(reconciler(&bench).look(Mending::Report).await.unwrap().is_some(), "its turn was given up");
 }

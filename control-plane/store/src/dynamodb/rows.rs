@@ -13,6 +13,10 @@ pub(super) const SHARDS: u64 = 16;
 pub(super) const OUTBOX: &str = "outbox";
 /// What operators decided, by group.
 pub(super) const CONTROLS: &str = "controls";
+/// What the last look around found.
+pub(super) const DRIFT: &str = "drift";
+/// Whose each task is.
+pub(super) const TURNS: &str = "turns";
 /// How much was served, by group.
 pub(super) const SIZES: &str = "sizes";
 /// Who has how many instances and hosts, by owner.

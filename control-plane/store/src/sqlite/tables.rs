@@ -2,7 +2,7 @@
 
 use sqlite::Part;
 
-pub(super) const TABLES: Part = Part { name: "store", migrations: &[FIRST, OWNERS] };
+pub(super) const TABLES: Part = Part { name: "store", migrations: &[FIRST, OWNERS, TURNS] };
 
 /// Files that are older than the numbering have these tables already.
 const FIRST: &str = "
@@ -21,6 +21,12 @@ const FIRST: &str = "
     CREATE TABLE IF NOT EXISTS sizes (grp TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS positions (last INTEGER NOT NULL) STRICT;
     INSERT INTO positions SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM positions);
+";
+
+/// What one process does for all, and what was found by it.
+const TURNS: &str = "
+    CREATE TABLE turns (task TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms INTEGER NOT NULL) STRICT;
+    CREATE TABLE drift (body TEXT NOT NULL) STRICT;
 ";
 
 /// Instances and hosts belong to a tenant of a platform, hosts cool down, and changes are written into a log.

@@ -25,7 +25,7 @@ use super::{
     route53::{Change, Record, in_sync},
     shown,
 };
-use crate::provider::{Certificates, Proofs, ProviderError};
+use crate::provider::{Certificates, Owned, Proofs, ProviderError};
 
 /// A request for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub trait AcmApi: fmt::Debug + Send + Sync {
     async fn export(&self, arn: &str) -> Result<Exported, ApiError>;
     /// Deletes one that nobody uses.
     async fn delete(&self, arn: &str) -> Result<(), ApiError>;
+    /// Those that were asked for here, exportable ones or others.
+    async fn list(&self, exportable: bool) -> Result<Vec<Owned>, ApiError>;
 }
 
 /// Certificates for services.
@@ -131,6 +133,10 @@ impl AcmCertificates {
             }
             self.poll.rest().await;
         }
+    }
+
+    pub(super) async fn listed(&self, exportable: bool) -> Result<Vec<Owned>, ProviderError> {
+        self.api.list(exportable).await.map_err(|error| error.of("listing certificates in ACM"))
     }
 
     /// Publishes the records that are not yet published.
@@ -211,6 +217,10 @@ impl Certificates for AcmCertificates {
             Err(error) => Err(deleting(error)),
         }
     }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        self.listed(true).await
+    }
 }
 
 /// The service itself.
@@ -225,6 +235,15 @@ impl AcmClient {
     pub fn new(config: &SdkConfig, pace: Arc<dyn Pace>) -> Self {
         Self { client: Client::new(config), pace }
     }
+}
+
+/// Whose a certificate is.
+const INSTANCE_TAG: &str = "gatehouse:instance";
+/// What it is for: where edge and CDN are in one region, it tells them apart.
+const USE_TAG: &str = "gatehouse:use";
+
+fn use_of(exportable: bool) -> &'static str {
+    if exportable { "edge" } else { "cdn" }
 }
 
 /// What ACM says of a call.
@@ -252,7 +271,10 @@ impl AcmApi for AcmClient {
     async fn request(&self, wanted: &Wanted<'_>) -> Result<String, ApiError> {
         let names: Vec<_> = wanted.hosts.iter().map(ToString::to_string).collect();
         let export = if wanted.exportable { CertificateExport::Enabled } else { CertificateExport::Disabled };
-        let tag = Tag::builder().key("gatehouse:instance").value(wanted.id.as_str()).build();
+        let tag = |key: &str, value: &str| {
+            let tag = Tag::builder().key(key).value(value).build();
+            tag.map_err(|error| ApiError::Passing(error.to_string()))
+        };
         let request = self
             .client
             .request_certificate()
@@ -261,7 +283,8 @@ impl AcmApi for AcmClient {
             .validation_method(ValidationMethod::Dns)
             .idempotency_token(wanted.token)
             .options(CertificateOptions::builder().export(export).build())
-            .tags(tag.map_err(|error| ApiError::Passing(error.to_string()))?);
+            .tags(tag(INSTANCE_TAG, wanted.id.as_str())?)
+            .tags(tag(USE_TAG, use_of(wanted.exportable))?);
         self.pace.turn().await;
         let answer = request.send().await.map_err(|error| told(&error))?;
         answer.certificate_arn.ok_or_else(|| ApiError::Passing("a certificate without an ARN".into()))
@@ -308,6 +331,46 @@ impl AcmApi for AcmClient {
         let chain = answer.certificate_chain.unwrap_or_default();
         let key = opened(&part(answer.private_key)?, &passphrase).map_err(ApiError::Passing)?;
         Ok(Exported { chain: format!("{}\n{}", leaf.trim_end(), chain.trim_start()), key })
+    }
+
+    async fn list(&self, exportable: bool) -> Result<Vec<Owned>, ApiError> {
+        let (mut owned, mut next) = (Vec::new(), None);
+        loop {
+            self.pace.turn().await;
+            let list = self.client.list_certificates().set_next_token(next).send().await;
+            let list = list.map_err(|error| told(&error))?;
+            for arn in list
+                .certificate_summary_list
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|one| one.certificate_arn)
+            {
+                self.pace.turn().await;
+                let tags = self.client.list_tags_for_certificate().certificate_arn(&arn).send().await;
+                let tags = match tags {
+                    Ok(tags) => tags.tags.unwrap_or_default(),
+                    Err(error) => match told(&error) {
+                        ApiError::Missing(_) => continue,
+                        error => return Err(error),
+                    },
+                };
+                let value = |key: &str| {
+                    tags.iter()
+                        .find(|tag| tag.key == key)
+                        .and_then(|tag| tag.value.as_deref())
+                        .unwrap_or_default()
+                };
+                if value(USE_TAG) == use_of(exportable)
+                    && let Ok(id) = value(INSTANCE_TAG).parse()
+                {
+                    owned.push((id, arn));
+                }
+            }
+            next = list.next_token;
+            if next.is_none() {
+                return Ok(owned);
+            }
+        }
     }
 
     async fn delete(&self, arn: &str) -> Result<(), ApiError> {

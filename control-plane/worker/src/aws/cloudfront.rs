@@ -19,7 +19,7 @@ use model::{Host, InstanceId, instance::Distribution};
 use runtime::telemetry::chain;
 
 use super::{AcmCertificates, ApiError, Pace, Poll};
-use crate::provider::{Cdn, Certificates as _, Proofs, ProviderError};
+use crate::provider::{Cdn, Certificates as _, Owned, Proofs, ProviderError};
 
 /// AWS's managed policy `CachingDisabled`: what may be cached is the services' word, and none has it yet.
 const NO_CACHE: &str = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad";
@@ -91,8 +91,8 @@ pub trait CloudFrontApi: fmt::Debug + Send + Sync {
     async fn create(&self, settings: &DistributionSettings) -> Result<Found, ApiError>;
     /// One of them.
     async fn get(&self, id: &str) -> Result<Found, ApiError>;
-    /// The id of the one with this comment.
-    async fn find(&self, comment: &str) -> Result<Option<String>, ApiError>;
+    /// The ids of all, and their comments.
+    async fn list(&self) -> Result<Vec<(String, String)>, ApiError>;
     /// Changes one. Refused, if it was changed since.
     async fn update(&self, id: &str, etag: &str, settings: &DistributionSettings) -> Result<(), ApiError>;
     /// Deletes one that is disabled, everywhere.
@@ -112,6 +112,8 @@ pub struct CloudFrontCdn {
     pub poll: Poll,
 }
 
+/// What the comment of a distribution of an instance begins with.
+const OWNER: &str = "gatehouse/";
 const SETTING: &str = "publishing a distribution in CloudFront";
 const REMOVING: &str = "deleting a distribution in CloudFront";
 
@@ -131,11 +133,34 @@ impl CloudFrontCdn {
         }
         match self.api.create(settings).await {
             // By us, before we could write that down.
-            Err(ApiError::Exists(why)) => match self.api.find(&settings.comment).await? {
-                Some(id) => self.api.get(&id).await,
-                None => Err(ApiError::Exists(why)),
-            },
+            Err(ApiError::Exists(why)) => {
+                let all = self.api.list().await?;
+                match all.into_iter().find(|(_, comment)| *comment == settings.comment) {
+                    Some((id, _)) => self.api.get(&id).await,
+                    None => Err(ApiError::Exists(why)),
+                }
+            }
             other => other,
+        }
+    }
+
+    /// What a distribution of an instance is to be.
+    fn settings(
+        &self,
+        id: &InstanceId,
+        reference: &str,
+        hosts: &[Host],
+        certificate: &str,
+    ) -> DistributionSettings {
+        let mut hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        hosts.sort();
+        DistributionSettings {
+            reference: reference.to_owned(),
+            comment: format!("{OWNER}{id}"),
+            hosts,
+            certificate: certificate.to_owned(),
+            origin: self.origin.clone(),
+            enabled: true,
         }
     }
 
@@ -165,17 +190,8 @@ impl Cdn for CloudFrontCdn {
             Some(known) if known.hosts == hosts => known.certificate.clone(),
             _ => self.certificates.issued(id, revision, hosts, false).await?.0,
         };
-        let mut names: Vec<_> = hosts.iter().map(ToString::to_string).collect();
-        names.sort();
-        let settings = DistributionSettings {
-            // A revision is never used twice, not even after the instance was deleted and made again.
-            reference: format!("{id}/{revision}"),
-            comment: format!("gatehouse/{id}"),
-            hosts: names,
-            certificate: certificate.clone(),
-            origin: self.origin.clone(),
-            enabled: true,
-        };
+        // A revision is never used twice, not even after the instance was deleted and made again.
+        let settings = self.settings(id, &format!("{id}/{revision}"), hosts, &certificate);
         let found = self.there(known, &settings).await.map_err(setting)?;
         let wanted = DistributionSettings { reference: found.settings.reference.clone(), ..settings };
         if found.settings != wanted {
@@ -204,6 +220,56 @@ impl Cdn for CloudFrontCdn {
             }
         }
         self.certificates.discard(&known.certificate, Proofs::Keep).await
+    }
+
+    async fn look(&self, id: &InstanceId, known: &Distribution) -> Result<Vec<String>, ProviderError> {
+        let found = match self.api.get(&known.id).await {
+            Err(ApiError::Missing(_)) => {
+                return Ok(vec![format!("the distribution {} is missing", known.id)]);
+            }
+            found => found.map_err(|error| error.of("looking at a distribution"))?,
+        };
+        let wanted = self.settings(id, &found.settings.reference, &known.hosts, &known.certificate);
+        let differs = [
+            ("other names", found.settings.hosts != wanted.hosts),
+            ("another certificate", found.settings.certificate != wanted.certificate),
+            ("another origin, secret or firewall", found.settings.origin != wanted.origin),
+            ("it does not answer", found.settings.enabled != wanted.enabled),
+        ];
+        let told = differs.into_iter().filter(|(_, differs)| *differs);
+        Ok(told.map(|(what, _)| format!("the distribution {}: {what}", known.id)).collect())
+    }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        let all = self.api.list().await.map_err(|error| error.of("listing distributions"))?;
+        let owner = |comment: &str| comment.strip_prefix(OWNER)?.parse().ok();
+        Ok(all.into_iter().filter_map(|(id, comment)| Some((owner(&comment)?, id))).collect())
+    }
+
+    async fn owned_certificates(&self) -> Result<Vec<Owned>, ProviderError> {
+        self.certificates.listed(false).await
+    }
+
+    async fn adopt(&self, id: &InstanceId, name: &str) -> Result<Distribution, ProviderError> {
+        let adopting = |error: ApiError| error.of("adopting a distribution");
+        let found = self.api.get(name).await.map_err(adopting)?;
+        let comment = format!("{OWNER}{id}");
+        let lasting = |why: String| ProviderError::lasting("adopting a distribution", why);
+        if found.settings.comment.starts_with(OWNER) && found.settings.comment != comment {
+            return Err(lasting(format!("{name} is an instance's already ({})", found.settings.comment)));
+        }
+        let hosts = found.settings.hosts.iter().map(|host| Host::try_from(host.clone()));
+        let hosts = hosts.collect::<Result<_, _>>().map_err(|error| lasting(error.to_string()))?;
+        if found.settings.comment != comment {
+            let ours = DistributionSettings { comment, ..found.settings.clone() };
+            self.api.update(name, &found.etag, &ours).await.map_err(adopting)?;
+        }
+        let certificate = found.settings.certificate;
+        Ok(Distribution { id: found.id, domain: found.domain, hosts, certificate })
+    }
+
+    async fn discard(&self, certificate: &str) -> Result<(), ProviderError> {
+        self.certificates.discard(certificate, Proofs::Keep).await
     }
 }
 
@@ -389,18 +455,15 @@ impl CloudFrontApi for CloudFrontClient {
         found(answer.distribution, answer.e_tag)
     }
 
-    async fn find(&self, comment: &str) -> Result<Option<String>, ApiError> {
-        let mut marker = None;
+    async fn list(&self) -> Result<Vec<(String, String)>, ApiError> {
+        let (mut all, mut marker) = (Vec::new(), None);
         loop {
             self.pace.turn().await;
             let list = self.client.list_distributions().set_marker(marker).send().await;
             let list = list.map_err(|error| told(&error))?.distribution_list.ok_or_else(half)?;
-            let mut all = list.items.unwrap_or_default().into_iter();
-            if let Some(found) = all.find(|one| one.comment == comment) {
-                return Ok(Some(found.id));
-            }
+            all.extend(list.items.unwrap_or_default().into_iter().map(|one| (one.id, one.comment)));
             if !list.is_truncated {
-                return Ok(None);
+                return Ok(all);
             }
             marker = list.next_marker;
         }

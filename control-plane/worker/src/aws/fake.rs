@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use model::InstanceId;
 use time::{Duration, OffsetDateTime};
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     cloudfront::Found,
     route53::{Change, Record},
 };
+use crate::provider::Owned;
 
 /// What a call that is to fail does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,7 @@ struct Zone {
 
 #[derive(Debug, Clone)]
 struct Kept {
+    of: InstanceId,
     hosts: Vec<String>,
     exportable: bool,
     /// The records to prove its names are told from the second look on.
@@ -282,6 +285,13 @@ impl Route53Api for Fake {
             Ok(zone.records.iter().filter(|record| record.name == name).cloned().collect())
         })
     }
+
+    async fn all(&self, zone: &str) -> Result<Vec<Record>, ApiError> {
+        self.call(|world| {
+            let found = world.zones.get(zone).map(|zone| zone.records.clone());
+            found.ok_or_else(|| ApiError::Refused(format!("NoSuchHostedZone: {zone}")))
+        })
+    }
 }
 
 #[async_trait]
@@ -298,7 +308,7 @@ impl AcmApi for Fake {
                 return Ok(arn.clone());
             }
             let arn = world.named("certificate");
-            let kept = Kept { hosts, exportable: wanted.exportable, looks: 0 };
+            let kept = Kept { of: wanted.id.clone(), hosts, exportable: wanted.exportable, looks: 0 };
             world.certificates.insert(arn.clone(), kept);
             world.tokens.insert(wanted.token.to_owned(), arn.clone());
             Ok(arn)
@@ -329,6 +339,13 @@ impl AcmApi for Fake {
                 Err(ApiError::Passing("RequestInProgressException".into()))
             }
             Some(kept) => Ok(Exported { chain: kept.hosts.join(" "), key: format!("key of {arn}") }),
+        })
+    }
+
+    async fn list(&self, exportable: bool) -> Result<Vec<Owned>, ApiError> {
+        self.call(|world| {
+            let own = world.certificates.iter().filter(|(_, kept)| kept.exportable == exportable);
+            Ok(own.map(|(arn, kept)| (kept.of.clone(), arn.clone())).collect())
         })
     }
 
@@ -381,10 +398,10 @@ impl CloudFrontApi for Fake {
         })
     }
 
-    async fn find(&self, comment: &str) -> Result<Option<String>, ApiError> {
+    async fn list(&self) -> Result<Vec<(String, String)>, ApiError> {
         self.call(|world| {
-            let is_it = |(_, made): &(&String, &Made)| made.settings.comment == comment;
-            Ok(world.distributions.iter().find(is_it).map(|(id, _)| id.clone()))
+            let all = world.distributions.iter();
+            Ok(all.map(|(id, made)| (id.clone(), made.settings.comment.clone())).collect())
         })
     }
 

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use runtime::telemetry::chain;
 
 use super::{ApiError, Pace, Poll};
-use crate::provider::{Dns, ProviderError, Target};
+use crate::provider::{Dns, Owned, ProviderError, Target};
 
 /// The zone that all distributions' names are in (Route 53 "Alias target").
 const CLOUDFRONT_ZONE: &str = "Z2FDTNDATAQYW2";
@@ -27,6 +27,8 @@ const CLOUDFRONT_ZONE: &str = "Z2FDTNDATAQYW2";
 const TTL_SECS: i64 = 300;
 /// What the record that says whose a name is begins with.
 const OWNER: &str = "_gatehouse.";
+/// How one ends that was adopted: what it stands beside is somebody else's until the instance changes it.
+const ADOPTED: &str = " adopted";
 
 /// A record set, as far as we make any.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,8 @@ pub trait Route53Api: fmt::Debug + Send + Sync {
     async fn is_in_sync(&self, change: &str) -> Result<bool, ApiError>;
     /// All records of one name.
     async fn list(&self, zone: &str, name: &str) -> Result<Vec<Record>, ApiError>;
+    /// All records of a zone.
+    async fn all(&self, zone: &str) -> Result<Vec<Record>, ApiError>;
 }
 
 /// Which zone holds which names.
@@ -136,6 +140,11 @@ impl Zones {
         };
         let found = self.0.iter().filter(|(domain, _)| holds(domain)).max_by_key(|(domain, _)| domain.len());
         found.map(|(_, zone)| zone.as_str())
+    }
+
+    /// All of them.
+    fn ids(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(String::as_str)
     }
 
     /// Whether there is none.
@@ -187,8 +196,11 @@ impl Route53Dns {
         if wanted.is_empty() {
             // What another instance has made of it meanwhile, or a person, is theirs.
             let is_ours = mark.as_ref() == Some(owner);
-            let own = found.into_iter().chain(mark);
-            return Ok(if is_ours { own.map(Change::Delete).collect() } else { Vec::new() });
+            // Adopted, and never changed: only the adoption ends.
+            let is_adopted = !is_ours && mark.as_ref().and_then(Record::owned) == owner.owned();
+            let own = found.into_iter().filter(|_| is_ours).chain(mark);
+            let deletes = own.map(Change::Delete).collect();
+            return Ok(if is_ours || is_adopted { deletes } else { Vec::new() });
         }
         if mark.is_none() && !found.is_empty() {
             return Err(ProviderError::lasting(
@@ -242,6 +254,65 @@ impl Dns for Route53Dns {
         to: &Target,
         no_more: &[Host],
     ) -> Result<(), ProviderError> {
+        let by_zone = self.all_changes(id, hosts, to, no_more).await?;
+        let mut pending = Vec::new();
+        for (zone, changes) in by_zone.into_iter().filter(|(_, changes)| !changes.is_empty()) {
+            let change = self.api.change(zone, &changes).await;
+            pending.push(change.map_err(|error| error.of("publishing names in Route 53"))?);
+        }
+        in_sync(&*self.api, &pending, self.poll).await
+    }
+
+    async fn look(&self, id: &InstanceId, hosts: &[Host], to: &Target) -> Result<Vec<String>, ProviderError> {
+        let by_zone = self.all_changes(id, hosts, to, &[]).await?;
+        Ok(by_zone.into_values().flatten().map(|change| change.difference()).collect())
+    }
+
+    async fn owned(&self) -> Result<Vec<Owned>, ProviderError> {
+        let mut owned = Vec::new();
+        for zone in self.zones.ids().chain(self.private_zones.ids()) {
+            let all = self.api.all(zone).await.map_err(|error| error.of("listing names in Route 53"))?;
+            owned.extend(all.iter().filter_map(Record::owned));
+        }
+        Ok(owned)
+    }
+
+    async fn adopt(&self, id: &InstanceId, host: &Host) -> Result<(), ProviderError> {
+        let zones = [self.zones.of(host.as_str()), self.private_zones.of(host.as_str())];
+        let mut pending = Vec::new();
+        for zone in zones.into_iter().flatten() {
+            // Refused where it is an instance's already: the words say whose.
+            let marks = self.api.list(zone, &format!("{OWNER}{host}")).await;
+            let marks = marks.map_err(|error| error.of("looking names up in Route 53"))?;
+            if let Some((other, _)) = marks.iter().find_map(Record::owned).filter(|(other, _)| other != id) {
+                let why = format!("{host} is the instance {other}'s");
+                return Err(ProviderError::lasting("adopting a name in Route 53", why));
+            }
+            if !marks.is_empty() {
+                continue;
+            }
+            let adopted = format!("\"instance={id}{ADOPTED}\"");
+            let mark = Record::plain(format!("{OWNER}{host}"), "TXT", adopted);
+            let change = self.api.change(zone, &[Change::Create(mark)]).await;
+            pending.push(change.map_err(|error| error.of("adopting a name in Route 53"))?);
+        }
+        if zones.iter().all(Option::is_none) {
+            let why = format!("{host} is in none of the zones that are configured");
+            return Err(ProviderError::lasting("adopting a name in Route 53", why));
+        }
+        in_sync(&*self.api, &pending, self.poll).await
+    }
+}
+
+impl Route53Dns {
+    /// What has to change, by zone.
+    async fn all_changes<'a>(
+        &'a self,
+        id: &InstanceId,
+        hosts: &[Host],
+        to: &Target,
+        no_more: &[Host],
+    ) -> Result<BTreeMap<&'a str, Vec<Change>>, ProviderError> {
         let mut by_zone: BTreeMap<&str, Vec<Change>> = BTreeMap::new();
         for (host, is_wanted) in
             hosts.iter().map(|host| (host, true)).chain(no_more.iter().map(|host| (host, false)))
@@ -263,12 +334,21 @@ impl Dns for Route53Dns {
                 return Err(ProviderError::lasting("publishing names in Route 53", why));
             }
         }
-        let mut pending = Vec::new();
-        for (zone, changes) in by_zone.into_iter().filter(|(_, changes)| !changes.is_empty()) {
-            let change = self.api.change(zone, &changes).await;
-            pending.push(change.map_err(|error| error.of("publishing names in Route 53"))?);
-        }
-        in_sync(&*self.api, &pending, self.poll).await
+        Ok(by_zone)
+    }
+}
+
+impl Change {
+    /// How what is there differs, for people.
+    fn difference(&self) -> String {
+        let (Self::Create(record) | Self::Upsert(record) | Self::Delete(record)) = self;
+        let region = record.region.as_ref().map(|latency| format!(" {}", latency.region)).unwrap_or_default();
+        let what = match self {
+            Self::Create(_) => "is missing",
+            Self::Upsert(_) => "says something else",
+            Self::Delete(_) => "should not be there",
+        };
+        format!("{} {}{region} {what}", record.name, record.kind)
     }
 }
 
@@ -304,6 +384,15 @@ impl Record {
     pub fn plain(name: impl Into<String>, kind: &str, value: impl Into<String>) -> Self {
         let value = Value::Plain { ttl: TTL_SECS, values: vec![value.into()] };
         Self { name: name.into(), kind: kind.to_owned(), region: None, value }
+    }
+
+    /// The instance and the host, of a record that says whose a name is.
+    fn owned(&self) -> Option<Owned> {
+        let Value::Plain { values, .. } = &self.value else { return None };
+        let host = self.name.strip_prefix(OWNER).filter(|_| self.kind == "TXT")?;
+        let id = values.first()?.trim_matches('"').strip_prefix("instance=")?;
+        let id = id.strip_suffix(ADOPTED).unwrap_or(id);
+        Some((id.parse().ok()?, host.to_owned()))
     }
 
     fn written(&self) -> Result<ResourceRecordSet, ApiError> {
@@ -376,8 +465,19 @@ impl Route53Api for Route53Client {
     }
 
     async fn list(&self, zone: &str, name: &str) -> Result<Vec<Record>, ApiError> {
+        self.listed(zone, Some(name)).await
+    }
+
+    async fn all(&self, zone: &str) -> Result<Vec<Record>, ApiError> {
+        self.listed(zone, None).await
+    }
+}
+
+impl Route53Client {
+    /// The records of one name, or all of them.
+    async fn listed(&self, zone: &str, name: Option<&str>) -> Result<Vec<Record>, ApiError> {
         let mut records = Vec::new();
-        let mut start = (name.to_owned(), None, None);
+        let mut start = (name.map(str::to_owned), None, None);
         loop {
             self.pace.turn().await;
             let (start_name, kind, identifier) = start;
@@ -385,7 +485,7 @@ impl Route53Api for Route53Client {
                 .client
                 .list_resource_record_sets()
                 .hosted_zone_id(zone)
-                .start_record_name(start_name)
+                .set_start_record_name(start_name)
                 .set_start_record_type(kind)
                 .set_start_record_identifier(identifier);
             let answer = list.send().await.map_err(|error| match error.as_service_error() {
@@ -393,11 +493,12 @@ impl Route53Api for Route53Client {
                 _ => passing(&error),
             })?;
             let read: Vec<_> = answer.resource_record_sets.into_iter().map(Record::read).collect();
-            let is_over = read.iter().any(|record| record.name != name);
-            records.extend(read.into_iter().filter(|record| record.name == name));
+            let is_asked_for = |record: &Record| name.is_none_or(|name| record.name == name);
+            let is_over = !read.iter().all(is_asked_for);
+            records.extend(read.into_iter().filter(is_asked_for));
             match answer.next_record_name {
                 Some(next) if answer.is_truncated && !is_over => {
-                    start = (next, answer.next_record_type, answer.next_record_identifier);
+                    start = (Some(next), answer.next_record_type, answer.next_record_identifier);
                 }
                 _ => return Ok(records),
             }

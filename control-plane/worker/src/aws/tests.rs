@@ -205,6 +205,43 @@ async fn a_hand_changed_record_is_mended() {
 }
 
 #[tokio::test]
+async fn an_adopted_name_stays_as_it_is_until_its_instance_changes_it() {
+    let bench = bench();
+    bench.fake.add(ZONE, Record::plain("www.example.test", "A", "192.0.2.1"));
+    let www = hosts(&["www.example.test"]);
+    bench.dns.adopt(&id(), &www[0]).await.unwrap();
+    bench.dns.adopt(&id(), &www[0]).await.unwrap();
+    refused(bench.dns.adopt(&"another".parse().unwrap(), &www[0]).await, "is the instance i-1's");
+    assert_eq!(bench.dns.owned().await.unwrap(), [(id(), "www.example.test".to_owned())]);
+    bench.dns.set(&id(), &[], &Target::Edge, &www).await.unwrap();
+    assert_eq!(bench.fake.records(ZONE), ["www.example.test A 192.0.2.1"], "only the adoption ended");
+    bench.dns.adopt(&id(), &www[0]).await.unwrap();
+    bench.dns.set(&id(), &www, &Target::Edge, &[]).await.unwrap();
+    assert_eq!(bench.fake.records(ZONE).len(), 3);
+    assert!(!bench.fake.records(ZONE).iter().any(|record| record.contains("192.0.2.1")));
+}
+
+#[tokio::test]
+async fn what_differs_is_told() {
+    let bench = bench();
+    let host = hosts(&["a.example.test"]);
+    let look = async || bench.dns.look(&id(), &host, &Target::Edge).await.unwrap();
+    assert_eq!(look().await.len(), 3, "nothing is there");
+    bench.dns.set(&id(), &host, &Target::Edge, &[]).await.unwrap();
+    assert_eq!(look().await, Vec::<String>::new());
+    bench.fake.add(ZONE, Record::plain("a.example.test", "AAAA", "2001:db8::1"));
+    assert_eq!(look().await, ["a.example.test AAAA should not be there"]);
+    let made = bench.cdn.set(&id(), 1, &host, None).await.unwrap();
+    assert_eq!(bench.cdn.look(&id(), &made).await.unwrap(), Vec::<String>::new());
+    let other = Distribution { hosts: Vec::new(), ..made.clone() };
+    let told = bench.cdn.look(&id(), &other).await.unwrap();
+    assert_eq!(told, [format!("the distribution {}: other names", made.id)]);
+    bench.cdn.remove(&made).await.unwrap();
+    let told = bench.cdn.look(&id(), &made).await.unwrap();
+    assert_eq!(told, [format!("the distribution {} is missing", made.id)]);
+}
+
+#[tokio::test]
 async fn private_names_are_in_private_zones_only_and_move_when_the_plan_does() {
     let mut bench = bench();
     bench.fake.add_zone(PRIVATE, "example.test");

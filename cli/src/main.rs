@@ -12,6 +12,7 @@ mod import;
 mod jobs;
 mod operators;
 mod service;
+mod state;
 mod status;
 mod token;
 mod up;
@@ -52,6 +53,8 @@ enum Command {
     Adopt(adopt::Args),
     /// Forget a service, whatever state it is in
     Purge(adopt::PurgeArgs),
+    /// Write all that the store knows to a file, or read it into another store
+    State(state::Args),
     /// Make a secret for a platform
     Credentials(credentials::Args),
     /// Mint a token from the local development issuer
@@ -72,6 +75,7 @@ async fn main() -> ExitCode {
         Command::Drift(args) => drift::run(args).await,
         Command::Adopt(args) => adopt::run(args).await,
         Command::Purge(args) => adopt::purge(args).await,
+        Command::State(args) => state::run(&args),
         Command::Credentials(args) => credentials::run(&args),
         Command::Token(args) => token::run(&args),
     };

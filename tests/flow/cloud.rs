@@ -97,7 +97,11 @@ async fn behind_the_cdn_nobody_comes_around_it() {
     assert_eq!(cloud.distributions().await, Vec::<serde_json::Value>::new());
     assert_eq!(cloud.certificates().await.len(), 1);
     assert_eq!(lab.get(shop.host(), "/healthz", None).await.status, 200);
-    assert_eq!(get(Some(ORIGIN_SECRETS[0])).await, Some(404));
+    // Both listeners have it until the new one is proven; then the former loses it.
+    eventually("the CDN's listener has it no more", || async {
+        (get(Some(ORIGIN_SECRETS[0])).await == Some(404)).then_some(())
+    })
+    .await;
     lab.change(&shop).await;
     assert_eq!(get(Some(ORIGIN_SECRETS[0])).await, Some(200), "and back");
     assert_eq!(lab.deprovision(&shop).await.status, 202);
@@ -184,5 +188,37 @@ async fn drift_is_found_and_mended_and_what_others_made_is_adopted() {
     lab.live(&www).await;
     assert_eq!(records(&cloud).await.len(), 6);
     assert!(!records(&cloud).await.contains(&format!("{} A 192.0.2.1", www.host())));
+    lab.stop().await;
+}
+
+/// A company begins on one machine, and moves.
+#[tokio::test]
+async fn state_moves_from_one_machine_to_aws_and_services_stay_live() {
+    let cloud = Cloud::start().await;
+    let mut lab = Lab::start().await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    lab.stack.control_plane.take().expect("it runs").stop(std::time::Duration::from_secs(10)).await;
+    let file = lab.folder().join("state.jsonl").display().to_string();
+    let run = async |args: &[&str]| {
+        let output = lab.gatehouse(args).await;
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (good, text) = run(&["state", "export", &file, "--dev"]).await;
+    assert!(good, "{text}");
+    assert!(!run(&["state", "export", &file, "--dev"]).await.0, "a copy is not overwritten");
+    cloud.configure(&mut lab.stack.layout);
+    let aws =
+        lab.stack.layout.control_plane_args.iter().find(|arg| arg.starts_with("--aws=")).unwrap().clone();
+    let import = ["state", "import", &file, "--dev", &aws];
+    let output = lab.gatehouse_with(&import, &cloud.emulator.environment()).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let again = lab.gatehouse_with(&import, &cloud.emulator.environment()).await;
+    let text = [again.stdout, again.stderr].concat();
+    assert!(String::from_utf8_lossy(&text).contains("holds 1 service instances already"));
+    lab.stack.start_control_plane().await.unwrap();
+    assert_eq!(lab.get(hello.host(), "/healthz", None).await.status, 200, "it never was away");
+    lab.change(&hello.clone().with("/routes/0/timeout", json!("7s"))).await;
+    assert_eq!(records(&cloud).await, direct(&hello), "its names are published there with its next change");
     lab.stop().await;
 }

@@ -225,8 +225,14 @@ impl Lab {
 
     /// Runs the client as a user would.
     pub async fn gatehouse(&self, args: &[&str]) -> Output {
+        self.gatehouse_with(args, &[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn gatehouse_with(&self, args: &[&str], environment: &[(String, String)]) -> Output {
         Command::new(self.stack.layout.bin_dir.join("gatehouse"))
             .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("GATEHOUSE_BROKER", self.stack.control_plane_url())
             .env("GATEHOUSE_URL", self.stack.control_plane_url())
             .env("GATEHOUSE_DATA_DIR", self.folder())

@@ -25,6 +25,7 @@ use crate::{
     engines::AwsSettings,
     folder::Folder,
     keys,
+    state::StateCommand,
 };
 
 /// The control plane of Gatehouse.
@@ -132,6 +133,11 @@ pub(crate) enum Command {
     Ads,
     /// Seals everything in the store with the newest key, so that the older ones can go
     Reseal,
+    /// Everything that the store knows, for another one. Stop the control planes first
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Renders the templates and checks the result, without serving anything. Ends with 1 at a mistake, and with 2
     /// where --diff or --golden find differences
     Render(RenderArgs),
@@ -234,7 +240,7 @@ impl Config {
         let all = Roles { broker: true, worker: true, ads: true };
         let none = Roles { broker: false, worker: false, ads: false };
         let roles = match args.command {
-            None | Some(Command::All | Command::Render(_) | Command::Reseal) => all,
+            None | Some(Command::All | Command::Render(_) | Command::Reseal | Command::State { .. }) => all,
             Some(Command::Broker) => Roles { broker: true, ..none },
             Some(Command::Worker) => Roles { worker: true, ..none },
             Some(Command::Ads) => Roles { ads: true, ..none },

@@ -17,6 +17,7 @@ mod publisher;
 mod render;
 mod reporter;
 mod roles;
+mod state;
 mod variant;
 mod xds;
 
@@ -49,7 +50,11 @@ fn start(args: &Args) -> anyhow::Result<()> {
     if let Some(Command::Reseal) = args.command {
         return reseal(args);
     }
-    let config = config::Config::load(args)?;
+    let mut config = config::Config::load(args)?;
+    if let Some(Command::State { ref command }) = args.command {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(state::run(&mut config, command));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let app = roles::App::bind(config).await?;

@@ -18,6 +18,14 @@ pub struct Owner {
     pub tenant: String,
 }
 
+impl Owner {
+    /// As it is shown.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (platform, tenant) = text.split_once('/')?;
+        Some(Self { platform: platform.to_owned(), tenant: tenant.to_owned() })
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.platform, self.tenant)

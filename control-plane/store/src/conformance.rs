@@ -315,6 +315,73 @@ async fn dynamodb_conforms() {
     all(&DynamoStore::open(table, Sealing::With(Keys::default())).await.unwrap()).await;
 }
 
+/// From one kind to the other and back: nothing is lost on the way.
+#[tokio::test]
+async fn state_moves_between_the_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = |name: &str| SqliteStore::open(&folder.path().join(name), Keys::default()).unwrap();
+    let first = sqlite("first.db");
+    let mut settled = stored(&first, &instance("settled")).await;
+    settled.operation.state = model::instance::OperationState::Succeeded;
+    let entry = Entry::ended(&settled);
+    first.put(Write { entry: Some(&entry), ..Write::of(&settled) }).await.unwrap();
+    let asked = model::audit::Event::Asked {
+        kind: OperationKind::Update,
+        by: model::audit::Caller::default(),
+        before: None,
+        after: None,
+    };
+    let busy = instance("busy");
+    let entry = Entry::of(&busy, asked);
+    let Put::Stored(busy) =
+        first.put(Write { entry: Some(&entry), job: Some(&busy.job()), ..Write::of(&busy) }).await.unwrap()
+    else {
+        panic!("it is new")
+    };
+    claim(&first, "held.example.test", "settled", "t-1").await;
+    claim(&first, "freed.example.test", "busy", "t-2").await;
+    first.release(&id("busy"), &[]).await.unwrap();
+    let paused = Controls { confirmed: Some("abc".into()), ..Controls::default() };
+    assert!(first.decide("edge", &Controls::default(), &paused).await.unwrap());
+    let (_aws, table) = dynamodb(folder.path()).await;
+    let second = DynamoStore::open(table, Sealing::With(Keys::default())).await.unwrap();
+    let third = sqlite("third.db");
+    let lines = async |store: &dyn Store| {
+        let records = state::export(store, "edge").await.unwrap();
+        // Versions and positions are each store's own.
+        let mut lines: Vec<_> = records
+            .into_iter()
+            .map(|record| match record {
+                state::Record::Instance(instance) => {
+                    state::Record::Instance(Box::new(Instance { version: 0, ..*instance }))
+                }
+                state::Record::Audit(entry) => {
+                    state::Record::Audit(Box::new(Entry { position: 0, ..*entry }))
+                }
+                other => other,
+            })
+            .map(|record| serde_json::to_string(&record).unwrap())
+            .collect();
+        lines[1..].sort();
+        lines
+    };
+    let before = lines(&first).await;
+    assert_eq!(before.len(), 1 + 2 + 2 + 1 + 2);
+    let records = || before.iter().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>();
+    for store in [&second as &dyn Store, &third] {
+        assert_eq!(state::import(store, records()).await.unwrap(), 2);
+        assert_eq!(lines(store).await, before);
+        assert_eq!(store.outbox().await.unwrap(), [busy.job()], "what was under way goes on");
+        assert!(matches!(
+            claim(store, "freed.example.test", "thief", "t-3").await,
+            Claim::Refused { why: Refusal::Cooling(_), .. }
+        ));
+        assert!(matches!(state::import(store, records()).await, Err(state::StateError::NotEmpty(2))));
+    }
+    let headless = records().into_iter().skip(1);
+    assert!(matches!(state::import(&sqlite("fourth.db"), headless).await, Err(state::StateError::NotState)));
+}
+
 /// A writer that died between taking its place and writing, and one that only was slow.
 #[tokio::test]
 async fn a_place_that_stays_empty_keeps_no_reader_waiting_and_a_late_writer_is_not_lost() {

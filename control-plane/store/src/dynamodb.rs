@@ -37,8 +37,8 @@ use self::{
     },
 };
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME, Store,
-    StoreError, Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
+    Store, StoreError, Write,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -173,15 +173,19 @@ impl DynamoStore {
             actions.all.push(Action::put(row));
         }
         if let Some(entry) = entry {
-            let entry = Entry { position: at, ..entry.clone() };
-            let body = json(&entry)?;
-            for partition in audit_partitions(Some(&entry.instance), Some(&entry.owner.platform)) {
-                let row = Item::at(&Key::new(partition, place(at))).text("body", &body);
-                actions.all.push(Action::put(expiring(row, AUDIT_KEPT)));
-            }
+            actions.all.extend(audit_rows(entry, at)?);
         }
         Ok(actions)
     }
+}
+
+/// An entry of the audit log, wherever it is looked for.
+fn audit_rows(entry: &Entry, at: u64) -> Result<Vec<Action>, StoreError> {
+    let entry = Entry { position: at, ..entry.clone() };
+    let body = json(&entry)?;
+    let partitions = audit_partitions(Some(&entry.instance), Some(&entry.owner.platform));
+    let row = |partition| Item::at(&Key::new(partition, place(at))).text("body", &body);
+    Ok(partitions.into_iter().map(|one| Action::put(expiring(row(one), AUDIT_KEPT))).collect())
 }
 
 /// What is written together for an instance.
@@ -432,6 +436,21 @@ impl Store for DynamoStore {
     async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError> {
         let row = self.table.get(&Key::new(SIZES, group)).await;
         body_or_default(row.map_err(|error| failed("reading sizes", error))?.as_ref())
+    }
+
+    async fn claims(&self) -> Result<Vec<Claimed>, StoreError> {
+        hosts::all(&self.table).await.map_err(|error| failed("reading claims", error))
+    }
+
+    async fn restore(&self, entry: &Entry) -> Result<(), StoreError> {
+        let failed = |error| failed("writing the audit log", error);
+        let at = self.log.take().await.map_err(failed)?;
+        let mut actions = audit_rows(entry, at)?;
+        actions.push(Log::entry(at, None));
+        match self.table.write(actions).await.map_err(failed)? {
+            Ok(()) => Ok(()),
+            Err(_) => Err(busy("writing the audit log")),
+        }
     }
 
     async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError> {

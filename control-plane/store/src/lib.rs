@@ -14,6 +14,7 @@ use model::{
     job::Job,
     platforms::{Owner, Platforms},
 };
+use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 
@@ -22,6 +23,7 @@ mod conformance;
 mod dynamodb;
 mod keys;
 mod sqlite;
+pub mod state;
 
 pub use dynamodb::{DynamoStore, KmsKeys, Sealing};
 pub use keys::{InvalidKey, Keys};
@@ -90,6 +92,19 @@ impl<'a> Claimant<'a> {
     }
 }
 
+/// A host that somebody has, or had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// Which.
+    pub host: Host,
+    /// Whose it is.
+    pub instance: InstanceId,
+    /// Whose that is.
+    pub owner: Owner,
+    /// It is kept for its owner, and nobody has it.
+    pub is_free: bool,
+}
+
 /// The end of a claim, which is for all hosts or none.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -134,6 +149,16 @@ impl Claim {
         };
         Some(format!("hosts[{at}]: {host} {why}"))
     }
+}
+
+/// A claim, as it lies in a store.
+fn claimed(host: String, instance: String, owner: &str, is_free: bool) -> Result<Claimed, String> {
+    Ok(Claimed {
+        host: Host::try_from(host).map_err(|error| error.to_string())?,
+        instance: InstanceId::try_from(instance).map_err(|error| error.to_string())?,
+        owner: Owner::parse(owner).ok_or_else(|| format!("an owner without a platform: {owner:?}"))?,
+        is_free,
+    })
 }
 
 /// Jobs that go to the queue together.
@@ -197,6 +222,12 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// How much was served to a group last, by any process.
     async fn remembered(&self, group: &str) -> Result<ServedSizes, StoreError>;
+
+    /// All claims, also of hosts that were freed.
+    async fn claims(&self) -> Result<Vec<Claimed>, StoreError>;
+
+    /// Writes an entry of another store's audit log.
+    async fn restore(&self, entry: &Entry) -> Result<(), StoreError>;
 
     /// Keeps what the last look around found.
     async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError>;

@@ -23,8 +23,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME, Refusal,
-    Store, StoreError, Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
+    Refusal, Store, StoreError, Write, claimed,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -160,12 +160,13 @@ fn write_instance(write: &Connection, row: &Row) -> Result<Option<Put>, Error> {
 }
 
 fn write_entry(write: &Connection, entry: &Entry, body: &str) -> Result<(), Error> {
+    let at_ms = i64::try_from(entry.at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
     write
         .prepare_cached("DELETE FROM audit WHERE at_ms < ?1")?
         .execute([now_ms().saturating_sub(millis(AUDIT_KEPT))])?;
     write
         .prepare_cached("INSERT INTO audit (at_ms, platform, instance, body) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![now_ms(), entry.owner.platform, entry.instance.as_str(), body])?;
+        .execute(params![at_ms, entry.owner.platform, entry.instance.as_str(), body])?;
     Ok(())
 }
 
@@ -467,6 +468,36 @@ impl Store for SqliteStore {
         self.read("reading sizes", move |db| {
             let body = one(db, "SELECT body FROM sizes WHERE grp = ?1", &group)?;
             body.map_or_else(|| Ok(ServedSizes::default()), |body| parsed(&body))
+        })
+        .await
+    }
+
+    async fn claims(&self) -> Result<Vec<Claimed>, StoreError> {
+        self.read("reading claims", |db| {
+            let mut query =
+                db.prepare_cached("SELECT host, instance, owner, freed_at_ms IS NOT NULL FROM hosts")?;
+            let rows = query.query_map([], |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, String>(1)?,
+                    row.get::<_, String>(2)?,
+                    row.get(3)?,
+                ))
+            })?;
+            rows.map(|row| {
+                let (host, instance, owner, is_free) = row?;
+                claimed(host, instance, &owner, is_free).map_err(Error::Meaning)
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn restore(&self, entry: &Entry) -> Result<(), StoreError> {
+        let (entry, body) = (entry.clone(), json(entry)?);
+        self.write("writing the audit log", move |db| {
+            write_entry(db, &entry, &body)?;
+            Ok(Written::Keep(()))
         })
         .await
     }

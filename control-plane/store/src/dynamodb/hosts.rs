@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 
 use super::{
     TRIES,
-    rows::{OWNERS, bounded, count, held_by, host_key, millis, now_ms},
+    rows::{HOSTS, OWNERS, bounded, count, held_by, host_key, millis, now_ms},
 };
-use crate::{AUDIT_KEPT, Claim, Claimant, Refusal};
+use crate::{AUDIT_KEPT, Claim, Claimant, Claimed, Refusal, claimed};
 
 /// Hosts that are freed in one transaction: two rows each, and their owner's.
 const FREED_TOGETHER: usize = 40;
@@ -102,6 +102,16 @@ pub(super) async fn claim(table: &Table, hosts: &[Host], claimant: &Claimant<'_>
         }
     }
     Err(Error::told(format!("others were faster {TRIES} times in a row")))
+}
+
+pub(super) async fn all(table: &Table) -> Result<Vec<Claimed>, Error> {
+    let rows = table.read(Page::all(HOSTS)).await?;
+    let claim = |row: &Item| {
+        let text = |name| row.get_text(name).map(str::to_owned);
+        let is_free = row.get_number::<u64>("freed_at_ms")?.is_some();
+        claimed(text("sk")?, text("instance")?, row.get_text("owner")?, is_free).map_err(Error::told)
+    };
+    rows.iter().map(claim).collect()
 }
 
 pub(super) async fn held(table: &Table, id: &InstanceId) -> Result<Vec<Host>, Error> {

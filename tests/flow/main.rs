@@ -9,6 +9,7 @@ mod cloud;
 mod decisions;
 mod jobs;
 mod onboarding;
+mod openapi;
 mod outage;
 mod render;
 mod storm;

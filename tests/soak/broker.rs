@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tests::Storm;
 
 const SERVICES: usize = 200;
-/// The emulator copies the whole table for each transaction.
+/// The emulator is slow: of more, most would never be ordered.
 const SERVICES_ON_AWS: usize = 40;
 const MINUTES: u64 = 5;
 

@@ -72,3 +72,23 @@ fn every_rule_of_the_protocol_has_a_test_of_its_number() {
     }
     assert_eq!(rules.into_iter().filter(|rule| !tested.contains(rule)).collect::<Vec<_>>(), [0; 0]);
 }
+
+#[test]
+fn every_must_of_the_broker_has_a_test_of_its_number() {
+    let text = read("docs/osb-conformance.md");
+    let listed = text.lines().filter_map(|line| line.strip_prefix("- ")?.split_once(". "));
+    let listed: std::collections::BTreeSet<_> = listed.map(|(number, _)| number.to_lowercase()).collect();
+    assert!(listed.len() > 40, "{listed:?}");
+    let mut tested = std::collections::BTreeSet::new();
+    for (_, text) in sources() {
+        for name in text.split("fn osb_").skip(1) {
+            let is_number = |part: &&str| {
+                let digits = part.get(1..).unwrap_or_default();
+                **part == *"and" || (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+            };
+            let numbers = name.split('_').take_while(is_number).filter(|part| *part != "and");
+            tested.extend(numbers.map(str::to_owned));
+        }
+    }
+    assert_eq!(listed, tested);
+}

@@ -72,10 +72,33 @@ pub(crate) async fn guard(State(broker): State<Broker>, mut request: Request, ne
             next.run(request).await
         }
     };
+    if !response.status().is_success() && !is_json(&response) {
+        response = told(response).await;
+    }
     if let Some(identity) = identity {
         response.headers_mut().insert(REQUEST_IDENTITY, identity);
     }
     response
+}
+
+fn is_json(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/json"))
+}
+
+/// What the framework refuses by itself, such as a body that is too large, in the form of OSB.
+async fn told(response: Response) -> Response {
+    /// Its words are few.
+    const LONGEST: usize = 4096;
+    let (parts, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, LONGEST).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    let reason = || parts.status.canonical_reason().unwrap_or("refused").to_owned();
+    let text = if text.is_empty() { reason() } else { text };
+    let mut told = Answer::refused(parts.status, text).into_response();
+    // A 405 says what is allowed.
+    told.headers_mut().extend(parts.headers.get(header::ALLOW).map(|allow| (header::ALLOW, allow.clone())));
+    told
 }
 
 /// Who asks, or what it is told.

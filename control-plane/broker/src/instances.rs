@@ -142,12 +142,17 @@ pub(crate) async fn update(
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
         let mut instance = broker.present(&asking, &id).await?;
-        if instance.operation.in_progress() {
-            return Err(Answer::concurrency());
-        }
         // OSB: parameters that are left out stay as they are.
         let parameters = body.parameters.clone().unwrap_or_else(|| instance.request.parameters.clone());
         let plan = wanted.unwrap_or_else(|| instance.plan());
+        if instance.operation.in_progress() {
+            let same = parameters == instance.request.parameters && plan == instance.plan();
+            // OSB: the same request again is the operation that it began.
+            return match instance.operation.kind {
+                OperationKind::Update if same => Ok(Answer::accepted(&instance.operation.id)),
+                _ => Err(Answer::concurrency()),
+            };
+        }
         let service = broker.check_parameters(&parameters, plan)?;
         let unchanged = parameters == instance.request.parameters && plan == instance.plan();
         if unchanged && instance.operation.state == OperationState::Succeeded {

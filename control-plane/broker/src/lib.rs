@@ -5,6 +5,7 @@ mod answer;
 mod catalog;
 mod guard;
 mod instances;
+mod openapi;
 mod tenants;
 
 use std::sync::Arc;
@@ -55,6 +56,8 @@ impl Broker {
             .route("/v2/service_instances/{id}/last_operation", get(instances::last_operation))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn_with_state(self.clone(), guard::guard))
+            // It tells nothing that is not public, and tools fetch it before they sign in.
+            .route("/v2/openapi.json", get(openapi::openapi))
             .with_state(self)
     }
 }

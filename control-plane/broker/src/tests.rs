@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 
+mod osb;
 mod tenants;
 
 struct Bench {
@@ -243,6 +244,7 @@ async fn an_update_is_a_new_revision_and_the_same_again_is_nothing() {
     assert_eq!(bench.send(Method::PATCH, PUT, &change).await.0, StatusCode::ACCEPTED);
     let instance = bench.store.get(&"i-1".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(instance.revision, 2);
+    change["parameters"]["rate_limits"] = json!([{"limit": "4/minute"}]);
     let (status, answer) = bench.send(Method::PATCH, PUT, &change).await;
     assert_eq!((status, &answer["error"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("ConcurrencyError")));
     assert_eq!(

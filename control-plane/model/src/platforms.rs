@@ -218,6 +218,13 @@ impl Platforms {
         self.get(&owner.platform).map_or(nothing, |platform| platform.quota)
     }
 
+    /// The same with other limits of a plan.
+    #[must_use]
+    pub fn with_limits(mut self, plan: Plan, limits: Limits) -> Self {
+        self.plans.insert(plan, limits);
+        self
+    }
+
     /// How much a plan allows.
     pub fn limits(&self, plan: Plan) -> Limits {
         self.plans.get(&plan).copied().unwrap_or_default()

@@ -136,6 +136,25 @@ impl Broker {
         begun(status, &answer)
     }
 
+    /// The newest operation. `None`: there is no such service.
+    pub(crate) async fn last_operation(&self, id: &str) -> anyhow::Result<Option<Value>> {
+        let path = format!("/v2/service_instances/{id}/last_operation");
+        match self.send(self.request(Method::GET, &path)).await? {
+            (StatusCode::OK, answer) => Ok(Some(answer)),
+            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => Ok(None),
+            (status, answer) => bail!("last_operation: {status}: {}", description(&answer)),
+        }
+    }
+
+    /// What is ordered. `None`: nothing, or it is being made.
+    pub(crate) async fn parameters(&self, id: &str) -> anyhow::Result<Option<Value>> {
+        match self.send(self.request(Method::GET, &format!("/v2/service_instances/{id}"))).await? {
+            (StatusCode::OK, answer) => Ok(Some(answer["parameters"].clone())),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, answer) => bail!("{status}: {}", description(&answer)),
+        }
+    }
+
     /// Deprovisions. `None`: there is nothing.
     pub(crate) async fn delete(&self, id: &str, plan: &Plan) -> anyhow::Result<Option<String>> {
         let request = self.request(Method::DELETE, &format!("/v2/service_instances/{id}"));
@@ -146,9 +165,9 @@ impl Broker {
     }
 
     /// Polls until the operation has ended, and shows each step when it is done.
-    pub(crate) async fn wait(&self, id: &str, operation: &str) -> anyhow::Result<Ended> {
+    pub(crate) async fn wait(&self, id: &str, operation: &str, quiet: bool) -> anyhow::Result<Ended> {
         let path = format!("/v2/service_instances/{id}/last_operation");
-        let mut progress = Progress::new();
+        let mut progress = Progress::new(quiet);
         loop {
             let request = self.request(Method::GET, &path).query(&[("operation", operation)]);
             let (status, answer) = self.send(request).await?;
@@ -196,18 +215,22 @@ fn description(answer: &Value) -> String {
 /// One line for each step that is done, and a spinner for the one that is not.
 struct Progress {
     done: usize,
+    quiet: bool,
     spinner: ProgressBar,
 }
 
 impl Progress {
-    fn new() -> Self {
-        let spinner =
-            if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    fn new(quiet: bool) -> Self {
+        let spinner = if std::io::stderr().is_terminal() && !quiet {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::hidden()
+        };
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
             spinner.set_style(style);
         }
         spinner.enable_steady_tick(POLL);
-        Self { done: 0, spinner }
+        Self { done: 0, quiet, spinner }
     }
 
     #[allow(clippy::print_stderr)]
@@ -216,7 +239,9 @@ impl Progress {
         let done = steps.iter().take_while(|step| step["state"] == "done");
         for step in done.skip(self.done) {
             let detail = step["detail"].as_str().unwrap_or_default();
-            self.spinner.suspend(|| eprintln!("  ✓ {detail}"));
+            if !self.quiet {
+                self.spinner.suspend(|| eprintln!("  ✓ {detail}"));
+            }
             self.done += 1;
         }
         self.spinner.set_message(description(answer));

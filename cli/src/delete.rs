@@ -28,7 +28,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         bail!("there is no service {name:?}");
     };
     eprintln!("deleting {name} ({id})");
-    match broker.wait(&id, &operation).await? {
+    match broker.wait(&id, &operation, false).await? {
         Ended::Gone | Ended::Succeeded => {
             eprintln!("gone: {name}");
             Ok(())

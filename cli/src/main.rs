@@ -7,6 +7,7 @@ mod broker;
 mod credentials;
 mod delete;
 mod drift;
+mod explain;
 mod fleet;
 mod import;
 mod jobs;
@@ -21,6 +22,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::service::BadFiles;
+
+/// Not an error of the run: files that were not sent, or differences that were asked for. As `clap` ends at unknown flags.
+const OTHERWISE: u8 = 2;
+
+/// There are differences, and they were shown.
+#[derive(Debug, thiserror::Error)]
+#[error("there are differences")]
+struct Differs;
+
 /// Gatehouse: Envoy at the edge, with self-service onboarding.
 #[derive(Debug, Parser)]
 #[command(name = "gatehouse", version)]
@@ -33,8 +44,16 @@ struct Args {
 enum Command {
     /// Run everything on this machine
     Up(up::Args),
-    /// Make a service file live, and wait until it is
+    /// Make service files live, and wait until they are
     Apply(apply::Args),
+    /// Show what an apply would change; ends with 2 where it would
+    Diff(explain::DiffArgs),
+    /// Show each step of a service's newest operation
+    Explain(explain::ExplainArgs),
+    /// Show the plans, and what each allows
+    Catalog(explain::CatalogArgs),
+    /// Print the JSON Schema of service files, for editors
+    Schema,
     /// Show services, nodes, and what was refused
     Status(status::Args),
     /// Show which node runs what; pause pushes, confirm what is held
@@ -66,6 +85,10 @@ async fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Up(args) => up::run(args).await,
         Command::Apply(args) => apply::run(args).await,
+        Command::Diff(args) => explain::diff(args).await,
+        Command::Explain(args) => explain::explain(args).await,
+        Command::Catalog(args) => explain::catalog(args).await,
+        Command::Schema => explain::schema(),
         Command::Status(args) => status::run(args).await,
         Command::Fleet(args) => fleet::run(args).await,
         Command::Import(args) => import::run(&args),
@@ -81,12 +104,13 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Differs>() => ExitCode::from(OTHERWISE),
         Err(error) => {
             #[allow(clippy::print_stderr)]
             {
                 eprintln!("error: {error:#}");
             }
-            ExitCode::FAILURE
+            if error.is::<BadFiles>() { ExitCode::from(OTHERWISE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,8 +1,11 @@
 //! A service file from disk, checked before anything is sent.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use model::{ServiceFile, UpstreamRule};
 use serde_json::Value;
 
@@ -10,6 +13,53 @@ use serde_json::Value;
 pub(crate) struct Loaded {
     pub(crate) parameters: Value,
     pub(crate) service: ServiceFile,
+}
+
+/// Files that cannot be sent: nothing was.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadFiles(String);
+
+/// Reads and checks files, and all in folders; every mistake of every file is told.
+pub(crate) fn load_all(paths: &[PathBuf]) -> Result<Vec<Loaded>, BadFiles> {
+    let (mut loaded, mut wrong) = (Vec::new(), Vec::new());
+    let mut seen = std::collections::BTreeMap::new();
+    for path in files(paths).map_err(|error| BadFiles(format!("{error:#}")))? {
+        match load(&path) {
+            Ok(file) => {
+                let name = file.service.service.clone();
+                if let Some(other) = seen.insert(name.clone(), path.clone()) {
+                    wrong.push(format!("{}: service: {name} is in {} too", path.display(), other.display()));
+                }
+                loaded.push(file);
+            }
+            Err(error) => wrong.push(format!("{error:#}")),
+        }
+    }
+    if wrong.is_empty() { Ok(loaded) } else { Err(BadFiles(wrong.join("\n"))) }
+}
+
+/// The files themselves; of a folder what ends with .yaml or .yml, by name.
+fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            all.push(path.clone());
+            continue;
+        }
+        let reading = || format!("reading {}", path.display());
+        let mut inside = Vec::new();
+        for entry in fs::read_dir(path).with_context(reading)? {
+            let file = entry.with_context(reading)?.path();
+            if file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+                inside.push(file);
+            }
+        }
+        ensure!(!inside.is_empty(), "{}: no file ends with .yaml or .yml", path.display());
+        inside.sort();
+        all.extend(inside);
+    }
+    Ok(all)
 }
 
 /// Reads and checks a service file. Whether loopback upstreams are allowed, the broker knows.

@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Service files, or folders of them. All are checked before anything is sent; a mistake ends with 2
+    /// Service files, or folders of them. All are checked before anything is sent
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Do not wait until they are live: end when they are ordered

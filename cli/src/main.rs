@@ -22,10 +22,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::service::BadFiles;
-
-/// Not an error of the run: files that were not sent, or differences that were asked for. As `clap` ends at unknown flags.
-const OTHERWISE: u8 = 2;
+/// As `gatehouse-control-plane render --diff` ends.
+const DIFFERS: u8 = 2;
 
 /// There are differences, and they were shown.
 #[derive(Debug, thiserror::Error)]
@@ -104,13 +102,13 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Differs>() => ExitCode::from(OTHERWISE),
+        Err(error) if error.is::<Differs>() => ExitCode::from(DIFFERS),
         Err(error) => {
             #[allow(clippy::print_stderr)]
             {
                 eprintln!("error: {error:#}");
             }
-            if error.is::<BadFiles>() { ExitCode::from(OTHERWISE) } else { ExitCode::FAILURE }
+            ExitCode::FAILURE
         }
     }
 }

@@ -15,16 +15,11 @@ pub(crate) struct Loaded {
     pub(crate) service: ServiceFile,
 }
 
-/// Files that cannot be sent: nothing was.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct BadFiles(String);
-
 /// Reads and checks files, and all in folders; every mistake of every file is told.
-pub(crate) fn load_all(paths: &[PathBuf]) -> Result<Vec<Loaded>, BadFiles> {
+pub(crate) fn load_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
     let (mut loaded, mut wrong) = (Vec::new(), Vec::new());
     let mut seen = std::collections::BTreeMap::new();
-    for path in files(paths).map_err(|error| BadFiles(format!("{error:#}")))? {
+    for path in files(paths)? {
         match load(&path) {
             Ok(file) => {
                 let name = file.service.service.clone();
@@ -36,7 +31,8 @@ pub(crate) fn load_all(paths: &[PathBuf]) -> Result<Vec<Loaded>, BadFiles> {
             Err(error) => wrong.push(format!("{error:#}")),
         }
     }
-    if wrong.is_empty() { Ok(loaded) } else { Err(BadFiles(wrong.join("\n"))) }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(loaded)
 }
 
 /// The files themselves; of a folder what ends with .yaml or .yml, by name.

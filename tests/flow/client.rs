@@ -102,7 +102,8 @@ async fn a_folder_is_applied_as_a_whole_and_ci_is_told_by_exit_codes() {
     fs::write(folder.join("bad.yaml"), "service: Bad\nhosts: []\nroutes: []\nauth: {}\nauthz: {}\n").unwrap();
     fs::write(folder.join("again.yaml"), fs::read(folder.join("one.yaml")).unwrap()).unwrap();
     let (code, text) = run(&["apply", path]).await;
-    assert!(code == 2 && text.contains("bad.yaml") && text.contains("service: one is in"), "{text}");
+    assert!(code == 1 && text.contains("bad.yaml") && text.contains("service: one is in"), "{text}");
+    assert_eq!(run(&["diff", path]).await.0, 1, "a mistake is no difference");
     assert_eq!(lab.status().await["services"], json!([]), "nothing was sent");
     fs::remove_file(folder.join("bad.yaml")).unwrap();
     fs::remove_file(folder.join("again.yaml")).unwrap();
@@ -136,7 +137,7 @@ async fn a_folder_is_applied_as_a_whole_and_ci_is_told_by_exit_codes() {
     assert!(code == 1 && text.contains("there is no service \"three\""), "{text}");
     write("one", "\"path\":\"/\",\"upstream\":{\"urls\":[\"http://169.254.169.254\"]},\"x\":{}");
     let (code, text) = run(&["apply", path]).await;
-    assert_eq!(code, 2, "{text}");
+    assert_eq!(code, 1, "{text}");
 
     let (code, text) = run(&["catalog"]).await;
     assert!(code == 0 && text.contains("standard") && text.contains("20 hosts"), "{text}");

@@ -123,6 +123,11 @@ impl AwsSettings {
             "queue: the URL of a queue that is first in, first out (it ends with .fifo), got {:?}",
             settings.queue
         );
+        let calls = settings.calls_per_second;
+        for (api, most) in [("route53", calls.route53), ("acm", calls.acm), ("cloudfront", calls.cloudfront)]
+        {
+            ensure!(most > 0, "calls_per_second.{api}: at least 1, got 0");
+        }
         if let Some(dns) = &settings.dns {
             ensure!(!dns.zones.is_empty(), "dns.zones: at least one");
             ensure!(!dns.edges.is_empty(), "dns.edges: at least one");

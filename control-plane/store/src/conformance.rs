@@ -70,6 +70,9 @@ async fn only_what_changed_is_read_again(store: &dyn Store) {
     let b = stored(store, &instance("b")).await;
     let (_, position) = store.changed_since(0).await.unwrap();
     assert_eq!(store.changed_since(position).await.unwrap().0, []);
+    for _ in 0..2 {
+        assert_eq!(store.changed_since(0).await.unwrap().1, position, "all over again");
+    }
     stored(store, &instance("c")).await;
     let b = stored(store, &b).await;
     let (changed, next) = store.changed_since(position).await.unwrap();

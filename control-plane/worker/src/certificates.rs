@@ -91,7 +91,7 @@ impl Certificates for LocalCa {
         Ok(Certificate { hosts: hosts.to_vec(), chain, key, not_after, name: None })
     }
 
-    async fn discard(&self, _: &str, _: Proofs) -> Result<(), ProviderError> {
+    async fn discard(&self, _: &str, _: Proofs<'_>) -> Result<(), ProviderError> {
         Ok(())
     }
 

@@ -218,7 +218,14 @@ async fn keep_only_proven(worker: &Worker, instance: &Instance) -> Result<(), St
     worker.set_names(instance, &hosts, plan).await.map_err(|error| error.to_string())?;
     // What a distribution answers for cannot be another's.
     let distributed = instance.distribution.iter().flat_map(|known| &known.hosts);
-    let keep: Vec<_> = hosts.iter().chain(distributed).cloned().collect();
+    let mut keep: Vec<_> = hosts.iter().chain(distributed).cloned().collect();
+    let operation = &instance.operation;
+    if operation.state == OperationState::Failed
+        && operation.steps.iter().any(|step| step.name == StepName::Cdn)
+    {
+        // Nor what one may answer for that was not written down: the next operation, or the deletion, clears up.
+        keep = worker.store.held(&instance.id).await.map_err(|error| chain(&error))?;
+    }
     worker.store.release(&instance.id, &keep).await.map_err(|error| chain(&error))
 }
 

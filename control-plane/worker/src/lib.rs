@@ -24,8 +24,8 @@ pub use reconciler::{Mending, Reconciler};
 pub use relay::relay;
 pub use retries::Retries;
 
-/// Jobs under way in one process: most of them only wait for the fleet.
-const MAX_JOBS: usize = 64;
+/// Jobs under way in one process: most of them only wait, for the fleet or for half an hour for a CDN.
+const MAX_JOBS: usize = 256;
 /// After the queue failed.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -61,11 +61,11 @@ pub type Owned = (InstanceId, String);
 
 /// What becomes of the records that prove a certificate's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proofs {
+pub enum Proofs<'a> {
     /// Another certificate of the same names may live by them.
     Keep,
-    /// Nobody needs them any more.
-    Delete,
+    /// Those of these names are needed by nobody any more; others may be another instance's by now.
+    DeleteOf(&'a [Host]),
 }
 
 /// Who issues certificates.
@@ -81,7 +81,7 @@ pub trait Certificates: fmt::Debug + Send + Sync {
 
     /// A certificate that is not served any more, by the name that its issuer knows it by. One that is not there is as
     /// good.
-    async fn discard(&self, name: &str, proofs: Proofs) -> Result<(), ProviderError>;
+    async fn discard(&self, name: &str, proofs: Proofs<'_>) -> Result<(), ProviderError>;
 
     /// All certificates that were ever issued and not discarded.
     async fn owned(&self) -> Result<Vec<Owned>, ProviderError>;

@@ -11,6 +11,7 @@ use model::{
 use runtime::{jitter::jittered, telemetry::chain};
 use store::{Put, StoreError, Write};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{
     Worker,
@@ -46,6 +47,8 @@ const TASK: &str = "reconcile";
 const PAUSE: Duration = Duration::from_millis(20);
 /// A look that takes longer is another process's.
 const LONGEST: Duration = Duration::from_secs(3_600);
+/// More are no accident, or this is not the store that they belong to: they are told, and left.
+const MOST_ORPHANS: usize = 20;
 
 /// Findings, and how many there may be.
 #[derive(Default)]
@@ -91,18 +94,20 @@ impl Reconciler {
     /// # Errors
     /// The store does not answer.
     pub async fn look(&self, mending: Mending) -> Result<Option<Drift>, StoreError> {
-        if !self.worker.store.take_turn(TASK, &self.holder, LONGEST).await? {
+        // Of this look: another one of the same process has no part in it.
+        let holder = format!("{}/{}", self.holder, Uuid::new_v4());
+        if !self.worker.store.take_turn(TASK, &holder, LONGEST).await? {
             return Ok(None);
         }
-        let looked = self.look_everywhere(mending).await;
+        let looked = self.look_everywhere(mending, &holder).await;
         // Also after a failure: another process may have more luck.
-        self.worker.store.take_turn(TASK, &self.holder, Duration::ZERO).await?;
+        self.worker.store.take_turn(TASK, &holder, Duration::ZERO).await?;
         let drift = looked?;
         self.worker.store.note_drift(&drift).await?;
         Ok(Some(drift))
     }
 
-    async fn look_everywhere(&self, mending: Mending) -> Result<Drift, StoreError> {
+    async fn look_everywhere(&self, mending: Mending, holder: &str) -> Result<Drift, StoreError> {
         let mut found = Found::default();
         // What exists is listed before it is read what is wanted: what comes meanwhile is no orphan then.
         let owned = self.owned(&mut found).await;
@@ -110,6 +115,10 @@ impl Reconciler {
         self.orphans(owned, mending, &mut found).await?;
         let mut looked_at = 0;
         for instance in instances.into_iter().filter(|instance| !instance.gone) {
+            if !self.worker.store.take_turn(TASK, holder, LONGEST).await? {
+                tracing::warn!("the look took too long, and is another's now");
+                break;
+            }
             looked_at += 1;
             // Read again, since others take their time.
             let Some(instance) = self.worker.store.get(&instance.id).await? else { continue };
@@ -155,8 +164,11 @@ impl Reconciler {
         mending: Mending,
         found: &mut Found,
     ) -> Result<(), StoreError> {
+        let mut removed = 0;
         for (id, things) in owned {
             let instance = self.worker.store.get(&id).await?;
+            // Of one that is gone the row stays: what this store never knew is another's, in the same account.
+            let is_known = instance.is_some();
             if instance.as_ref().is_some_and(|instance| instance.operation.in_progress()) {
                 continue;
             }
@@ -169,17 +181,28 @@ impl Reconciler {
                 if is_wanted {
                     continue;
                 }
-                let what = format!("{name} is left over: nobody has it");
-                let state = match mending {
-                    Mending::Report => State::Found,
-                    Mending::Mend => {
-                        state(self.remove(&id, kind, &name).await.map_err(|error| chain(&error)))
-                    }
+                let what = if is_known {
+                    format!("{name} is left over: nobody has it")
+                } else {
+                    format!("{name} is of an instance that this store never knew; it is left alone")
+                };
+                let still = self.is_unchanged(&id, instance.as_ref()).await?;
+                let state = if mending == Mending::Mend && is_known && still && removed < MOST_ORPHANS {
+                    removed += 1;
+                    state(self.remove(&id, kind, &name).await.map_err(|error| chain(&error)))
+                } else {
+                    State::Found
                 };
                 found.add(&id, kind, what, state);
             }
         }
         Ok(())
+    }
+
+    /// Whether nobody has begun anything since it was read: an operation does what is wanted by itself.
+    async fn is_unchanged(&self, id: &InstanceId, read: Option<&Instance>) -> Result<bool, StoreError> {
+        let now = self.worker.store.get(id).await?;
+        Ok(now.map(|now| now.version) == read.map(|read| read.version))
     }
 
     async fn remove(&self, id: &InstanceId, kind: Kind, name: &str) -> Result<(), ProviderError> {
@@ -217,9 +240,13 @@ impl Reconciler {
         match self.worker.dns.look(&id, &hosts, &Worker::target(&instance, plan)).await {
             Ok(differences) if differences.is_empty() => {}
             Ok(differences) => {
-                let state = match mending {
-                    Mending::Report => State::Found,
-                    Mending::Mend => state(self.worker.set_names(&instance, &hosts, plan).await),
+                let held = self.worker.store.held(&id).await?;
+                let are_ours = hosts.iter().all(|host| held.contains(host));
+                let still = are_ours && self.is_unchanged(&id, Some(&instance)).await?;
+                let state = if mending == Mending::Mend && still {
+                    state(self.worker.set_names(&instance, &hosts, plan).await)
+                } else {
+                    State::Found
                 };
                 for what in differences {
                     found.add(&id, Kind::Name, what, state.clone());
@@ -249,7 +276,7 @@ impl Reconciler {
             return Ok(());
         }
         let mut end = State::Found;
-        if mending == Mending::Mend {
+        if mending == Mending::Mend && self.is_unchanged(&instance.id, Some(instance)).await? {
             let set = self.worker.cdn.set(&instance.id, instance.revision, &known.hosts, Some(&known)).await;
             end = match set {
                 Ok(set) if set == known => State::Mended,

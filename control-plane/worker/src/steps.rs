@@ -63,7 +63,13 @@ impl Worker {
                 Ok("withdrawn".into())
             }
             StepName::Publish => self.publish(instance),
-            StepName::Fleet => self.fleet(instance).await,
+            StepName::Fleet if leaving => self.fleet(instance).await,
+            StepName::Fleet => {
+                let told = self.fleet(instance).await?;
+                // What comes after this only clears up: should it fail, there is no way back.
+                instance.proven.clone_from(&instance.published);
+                Ok(told)
+            }
             StepName::Release => {
                 self.store.release(&instance.id, &[]).await?;
                 Ok("hosts released".into())
@@ -119,8 +125,11 @@ impl Worker {
 
     async fn drop_certificate(&self, instance: &mut Instance) -> Result<String, StepError> {
         let own = instance.certificate.as_ref().and_then(|own| own.name.as_ref());
+        // A host that was given up may be another's by now, with what proves it.
+        let held = self.store.held(&instance.id).await?;
         for name in instance.replaced.iter().chain(own) {
-            self.certificates.discard(name, Proofs::Delete).await?;
+            self.certificates.discard(name, Proofs::DeleteOf(&held)).await?;
+            self.cdn.discard(name).await?;
         }
         instance.replaced.clear();
         instance.certificate = None;
@@ -130,7 +139,9 @@ impl Worker {
     /// Certificates that were served before this operation.
     pub(crate) async fn discard_replaced(&self, instance: &mut Instance) -> Result<(), StepError> {
         for name in &instance.replaced {
+            // In whichever region it is.
             self.certificates.discard(name, Proofs::Keep).await?;
+            self.cdn.discard(name).await?;
         }
         instance.replaced.clear();
         Ok(())
@@ -156,14 +167,21 @@ impl Worker {
         if known.hosts.len() > hosts.len() {
             let set = self.cdn.set(&instance.id, instance.revision, hosts, Some(known)).await?;
             let before = instance.distribution.replace(set).map(|before| before.certificate);
-            instance.replaced.extend(before);
+            let now = instance.distribution.as_ref().map(|now| &now.certificate);
+            instance.replaced.extend(before.filter(|name| Some(name) != now));
         }
         Ok(())
     }
 
     async fn drop_distribution(&self, instance: &mut Instance) -> Result<String, StepError> {
-        if let Some(known) = &instance.distribution {
-            self.cdn.remove(known).await?;
+        match &instance.distribution {
+            Some(known) => self.cdn.remove(known).await?,
+            // One may have been made, and its worker stopped before it was written down.
+            None => {
+                for (_, name) in self.cdn.owned().await?.into_iter().filter(|(id, _)| *id == instance.id) {
+                    self.cdn.remove(&self.cdn.adopt(&instance.id, &name).await?).await?;
+                }
+            }
         }
         instance.distribution = None;
         Ok("distribution deleted".into())

@@ -40,7 +40,13 @@ pub(super) async fn look(
     let Some(reconciler) = &operators.reconciler else { return no_worker() };
     tracing::warn!(operator = by, mend, "a look around");
     let mending = if mend { Mending::Mend } else { Mending::Report };
-    match reconciler.look(mending).await {
+    let reconciler = reconciler.clone();
+    // It goes on when nobody waits for its answer any more.
+    let look = tokio::spawn(async move { reconciler.look(mending).await });
+    let Ok(looked) = look.await else {
+        return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the look ended by itself");
+    };
+    match looked {
         Ok(Some(drift)) => Json(json!({ "drift": drift })).into_response(),
         Ok(None) => refusal(StatusCode::CONFLICT, "another process looks around just now"),
         Err(error) => store_is_away(&error),

@@ -202,12 +202,16 @@ impl Certificates for AcmCertificates {
         Ok(Certificate { hosts: hosts.to_vec(), chain, key, not_after, name: Some(arn) })
     }
 
-    async fn discard(&self, name: &str, proofs: Proofs) -> Result<(), ProviderError> {
+    async fn discard(&self, name: &str, proofs: Proofs<'_>) -> Result<(), ProviderError> {
         let deleting = |error: ApiError| error.of("deleting a certificate in ACM");
-        if proofs == Proofs::Delete {
+        if let Proofs::DeleteOf(hosts) = proofs {
             match self.api.describe(name).await {
                 // First, while it is known what they are.
-                Ok(described) => self.disprove(described.proofs).await?,
+                Ok(described) => {
+                    let is_ours =
+                        |(name, _): &(String, Record)| hosts.iter().any(|host| host.as_str() == name);
+                    self.disprove(described.proofs.into_iter().filter(is_ours).collect()).await?;
+                }
                 Err(ApiError::Missing(_)) => return Ok(()),
                 Err(error) => return Err(deleting(error)),
             }
@@ -227,13 +231,25 @@ impl Certificates for AcmCertificates {
 #[derive(Debug)]
 pub struct AcmClient {
     client: Client,
+    region: String,
     pace: Arc<dyn Pace>,
 }
 
 impl AcmClient {
     /// Calls in turn.
     pub fn new(config: &SdkConfig, pace: Arc<dyn Pace>) -> Self {
-        Self { client: Client::new(config), pace }
+        let region = config.region().map(ToString::to_string).unwrap_or_default();
+        Self { client: Client::new(config), region, pace }
+    }
+}
+
+impl AcmClient {
+    /// ACM does not say of another region's certificate that it is missing.
+    fn is_here(&self, arn: &str) -> Result<(), ApiError> {
+        if arn.split(':').nth(3) == Some(self.region.as_str()) {
+            return Ok(());
+        }
+        Err(ApiError::Missing(format!("{arn} is in another region than {}", self.region)))
     }
 }
 
@@ -291,6 +307,7 @@ impl AcmApi for AcmClient {
     }
 
     async fn describe(&self, arn: &str) -> Result<Described, ApiError> {
+        self.is_here(arn)?;
         self.pace.turn().await;
         let answer = self.client.describe_certificate().certificate_arn(arn).send().await;
         let found = answer.map_err(|error| told(&error))?.certificate;
@@ -374,6 +391,7 @@ impl AcmApi for AcmClient {
     }
 
     async fn delete(&self, arn: &str) -> Result<(), ApiError> {
+        self.is_here(arn)?;
         self.pace.turn().await;
         let deleted = self.client.delete_certificate().certificate_arn(arn).send().await;
         deleted.map(drop).map_err(|error| told(&error))

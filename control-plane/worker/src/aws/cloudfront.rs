@@ -295,8 +295,9 @@ where
     let code = error.as_service_error().and_then(|service| service.meta().code()).unwrap_or_default();
     match code {
         "NoSuchDistribution" => ApiError::Missing(text),
-        "DistributionAlreadyExists" => ApiError::Exists(text),
-        "CNAMEAlreadyExists"
+        // The other may be our own, made by a worker that could not write that down.
+        "DistributionAlreadyExists" | "CNAMEAlreadyExists" => ApiError::Exists(text),
+        "IllegalUpdate"
         | "InvalidViewerCertificate"
         | "InvalidOrigin"
         | "InvalidWebACLId"
@@ -394,13 +395,33 @@ impl DistributionSettings {
             .map_err(wrong)
     }
 
-    /// What of it is ours to decide.
+    /// The configuration with what differs from this; the rest, which somebody else may have set, stays.
+    fn written_over(&self, mut config: DistributionConfig) -> Result<DistributionConfig, ApiError> {
+        let before = Self::read(config.clone())?;
+        let wanted = self.written()?;
+        config.comment.clone_from(&self.comment);
+        config.enabled = self.enabled;
+        if before.hosts != self.hosts {
+            config.aliases = wanted.aliases;
+        }
+        if before.certificate != self.certificate {
+            config.viewer_certificate = wanted.viewer_certificate;
+        }
+        if before.origin != self.origin {
+            config.origins = wanted.origins;
+            config.default_cache_behavior = wanted.default_cache_behavior;
+            config.web_acl_id = wanted.web_acl_id;
+        }
+        Ok(config)
+    }
+
+    /// What of it is ours to decide. What others made may have none of it.
     fn read(config: DistributionConfig) -> Result<Self, ApiError> {
         let origin = config.origins.and_then(|origins| origins.items.into_iter().next()).ok_or_else(half)?;
         let mut hosts = config.aliases.and_then(|aliases| aliases.items).unwrap_or_default();
         hosts.sort();
         let header = origin.custom_headers.and_then(|headers| headers.items?.into_iter().next());
-        let connection = origin.custom_origin_config.ok_or_else(half)?;
+        let port = origin.custom_origin_config.map_or(0, |connection| connection.https_port);
         Ok(Self {
             reference: config.caller_reference,
             comment: config.comment,
@@ -411,7 +432,7 @@ impl DistributionSettings {
                 .unwrap_or_default(),
             origin: Origin {
                 domain: origin.domain_name,
-                port: u16::try_from(connection.https_port).unwrap_or_default(),
+                port: u16::try_from(port).unwrap_or_default(),
                 secret: header.map(|one| (one.header_name, one.header_value)).unwrap_or_default(),
                 web_acl: config.web_acl_id.filter(|arn| !arn.is_empty()),
             },
@@ -470,9 +491,17 @@ impl CloudFrontApi for CloudFrontClient {
     }
 
     async fn update(&self, id: &str, etag: &str, settings: &DistributionSettings) -> Result<(), ApiError> {
+        // CloudFront wants all of it back, also what we have no opinion of.
+        self.pace.turn().await;
+        let known =
+            self.client.get_distribution_config().id(id).send().await.map_err(|error| told(&error))?;
+        if known.e_tag.as_deref() != Some(etag) {
+            return Err(ApiError::Passing(format!("the distribution {id} was changed meanwhile")));
+        }
+        let config = settings.written_over(known.distribution_config.ok_or_else(half)?)?;
         self.pace.turn().await;
         let update = self.client.update_distribution().id(id).if_match(etag);
-        let updated = update.distribution_config(settings.written()?).send().await;
+        let updated = update.distribution_config(config).send().await;
         updated.map(drop).map_err(|error| told(&error))
     }
 

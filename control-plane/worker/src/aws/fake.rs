@@ -149,7 +149,7 @@ impl World {
             if let Some(taken) =
                 settings.hosts.iter().find(|host| other != id && made.settings.hosts.contains(host))
             {
-                return refused(format!("CNAMEAlreadyExists: {taken} is an alias of {other}"));
+                return Err(ApiError::Exists(format!("CNAMEAlreadyExists: {taken} is an alias of {other}")));
             }
         }
         let Some(kept) = self.certificates.get(&settings.certificate) else {
@@ -378,10 +378,11 @@ fn missing(id: &str) -> ApiError {
 impl CloudFrontApi for Fake {
     async fn create(&self, settings: &DistributionSettings) -> Result<Found, ApiError> {
         self.call(|world| {
+            // Whichever CloudFront looks at first.
+            world.check("", settings)?;
             if world.references.contains(&settings.reference) {
                 return Err(ApiError::Exists(format!("DistributionAlreadyExists: {}", settings.reference)));
             }
-            world.check("", settings)?;
             let id = world.named("distribution");
             let made = Made { settings: settings.clone(), etag: 1, busy: LOOKS };
             world.references.push(settings.reference.clone());

@@ -61,6 +61,8 @@ pub enum Value {
         zone: String,
         /// The name.
         name: String,
+        /// Whether it is only told while what it leads to is well.
+        watched: bool,
     },
     /// These.
     Plain {
@@ -159,7 +161,10 @@ fn owner_of(host: &Host, id: &InstanceId) -> Record {
 
 fn addresses(host: &Host, edges: &[Edge], to: &Target) -> Vec<Record> {
     let record = |region, zone: &str, name: &str| {
-        let value = Value::Alias { zone: zone.to_owned(), name: name.to_owned() };
+        // As Route 53 writes names; load balancers' own are in both cases.
+        // Distributions are always well, as far as Route 53 knows.
+        let watched = zone != CLOUDFRONT_ZONE;
+        let value = Value::Alias { zone: zone.to_owned(), name: name.to_ascii_lowercase(), watched };
         Record { name: host.to_string(), kind: "A".into(), region, value }
     };
     if let Target::Cdn(name) = to {
@@ -405,11 +410,9 @@ impl Record {
                 .set_health_check_id(health_check.clone());
         }
         set = match &self.value {
-            Value::Alias { zone, name } => {
-                // Distributions are always well, as far as Route 53 knows.
-                let is_watched = zone != CLOUDFRONT_ZONE;
+            Value::Alias { zone, name, watched } => {
                 let alias = AliasTarget::builder().hosted_zone_id(zone).dns_name(name);
-                set.alias_target(alias.evaluate_target_health(is_watched).build().map_err(wrong)?)
+                set.alias_target(alias.evaluate_target_health(*watched).build().map_err(wrong)?)
             }
             Value::Plain { ttl, values } => {
                 let records = values.iter().map(|value| ResourceRecord::builder().value(value).build());
@@ -421,12 +424,16 @@ impl Record {
     }
 
     fn read(set: ResourceRecordSet) -> Self {
-        let plain = |name: &str| name.trim_end_matches('.').to_owned();
+        let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
         let region = set
             .region
             .map(|region| Latency { region: region.as_str().to_owned(), health_check: set.health_check_id });
         let value = match set.alias_target {
-            Some(alias) => Value::Alias { zone: alias.hosted_zone_id, name: plain(&alias.dns_name) },
+            Some(alias) => Value::Alias {
+                zone: alias.hosted_zone_id,
+                name: plain(&alias.dns_name),
+                watched: alias.evaluate_target_health,
+            },
             None => Value::Plain {
                 ttl: set.ttl.unwrap_or_default(),
                 values: (set.resource_records.unwrap_or_default().into_iter())

@@ -28,6 +28,8 @@ fn id() -> InstanceId {
 
 fn edge(region: &str) -> Edge {
     let target = format!("{region}.elb.test");
+    // As a console shows it.
+    let target = target.replace("elb", "ELB");
     Edge { region: region.into(), target, zone: "ZELB".into(), health_check: None }
 }
 
@@ -122,7 +124,7 @@ impl Bench {
         tried(async || self.dns.set(&id(), &[], &Target::Edge, &second).await).await;
         tried(async || self.cdn.remove(&changed).await).await;
         let arn = certificate.name.unwrap();
-        tried(async || self.certificates.discard(&arn, Proofs::Delete).await).await;
+        tried(async || self.certificates.discard(&arn, Proofs::DeleteOf(&first)).await).await;
         assert_eq!(self.fake.records(ZONE), Vec::<String>::new());
         assert_eq!(self.fake.certificates(), []);
         assert_eq!(self.fake.distributions(), []);
@@ -369,7 +371,7 @@ async fn the_same_life_on_the_wire() {
     let back = cdn.set(&id(), 2, &hosts, None).await.unwrap();
     assert_ne!(back.id, made.id);
     cdn.remove(&back).await.unwrap();
-    acm().discard(&issued.name.clone().unwrap(), Proofs::Delete).await.unwrap();
-    acm().discard(&issued.name.unwrap(), Proofs::Delete).await.unwrap();
+    acm().discard(&issued.name.clone().unwrap(), Proofs::DeleteOf(&hosts)).await.unwrap();
+    acm().discard(&issued.name.unwrap(), Proofs::DeleteOf(&hosts)).await.unwrap();
     assert_eq!(records().await, Vec::<String>::new());
 }

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+from moto.dynamodb.exceptions import MockValidationException
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.models.table import Table
@@ -49,6 +50,20 @@ def receive_in_turn(lock):
             time.sleep(LOOK_AGAIN_SECS)
 
     SQSBackend.receive_message = receive
+
+
+def refuse_empty_ranges():
+    """As DynamoDB does; moto finds nothing there."""
+    query = DynamoHandler.query
+
+    def checked(self):
+        values = self.body.get("ExpressionAttributeValues") or {}
+        between = "BETWEEN" in (self.body.get("KeyConditionExpression") or "")
+        if between and values[":from"]["S"] > values[":to"]["S"]:
+            raise MockValidationException("The BETWEEN operator requires upper bound to be greater than or equal")
+        return query(self)
+
+    DynamoHandler.query = checked
 
 
 def copy_what_a_transaction_touches():
@@ -110,6 +125,7 @@ def change_one_record(lock):
     FakeZone.delete_rrset_by_id = delete
 
 
+refuse_empty_ranges()
 copy_what_a_transaction_touches()
 change_one_record(threading.RLock())
 one_at_a_time(DynamoHandler, ["call_action"], threading.RLock())

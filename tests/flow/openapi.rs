@@ -25,6 +25,8 @@ async fn what_the_document_says_is_what_the_broker_does() {
         // The same questions each time.
         .args(["--seed", "7", "--generation-deterministic", "--max-examples", "40", "--no-color"])
         .env("PYTHONPATH", &tool)
+        // It keeps what it has learnt where it runs.
+        .current_dir(lab.folder())
         .stdin(Stdio::null())
         .output()
         .await

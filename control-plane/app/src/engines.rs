@@ -159,7 +159,7 @@ pub(crate) struct Providers {
 
 impl Engines {
     pub(crate) async fn open(config: &mut Config) -> anyhow::Result<Self> {
-        let Some(settings) = &config.aws else {
+        let Some(settings) = config.aws.clone() else {
             let keys = std::mem::take(&mut config.store_keys);
             let shown = || config.database.display().to_string();
             let database = Database::open(&config.database).with_context(shown)?;
@@ -169,7 +169,6 @@ impl Engines {
         let sdk = aws::connect(None).await;
         let table = Table::new(&sdk, &settings.table);
         let queue = Arc::new(SqsQueue::new(&sdk, &settings.queue, table));
-        let (sdk, settings) = (sdk, settings.clone());
         let store = dynamodb(&sdk, &settings, config).await?;
         Ok(Self { store: Arc::new(store), queue })
     }
@@ -188,7 +187,7 @@ async fn dynamodb(
     DynamoStore::open(table, sealing).await.with_context(|| format!("--aws: table {}", settings.table))
 }
 
-/// The store alone, and whether a new key seals from now on, where one can be made here.
+/// The store alone, with a new key that seals from now on, where one can be made here.
 pub(crate) async fn store_with_new_key(config: &mut Config) -> anyhow::Result<Arc<dyn Store>> {
     let Some(settings) = config.aws.clone() else { return Ok(Engines::open(config).await?.store) };
     let sdk = aws::connect(None).await;

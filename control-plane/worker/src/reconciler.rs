@@ -206,7 +206,7 @@ impl Reconciler {
     }
 
     async fn remove(&self, id: &InstanceId, kind: Kind, name: &str) -> Result<(), ProviderError> {
-        let Worker { dns, certificates, cdn, .. } = &self.worker;
+        let Worker { dns, cdn, .. } = &self.worker;
         match kind {
             Kind::Name => {
                 let host = Host::try_from(name.to_owned());
@@ -217,11 +217,7 @@ impl Reconciler {
                 let known = cdn.adopt(id, name).await?;
                 cdn.remove(&known).await
             }
-            Kind::Certificate | Kind::Unknown => {
-                // In whichever region it is; where it is not, it is missing, which is as good.
-                certificates.discard(name, Proofs::Keep).await?;
-                cdn.discard(name).await
-            }
+            Kind::Certificate | Kind::Unknown => self.worker.discard(name, Proofs::Keep).await,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use model::{
     Host,
     fleet::Progress,
-    instance::{Instance, OperationKind, Published, StepName, StepState},
+    instance::{Distribution, Instance, OperationKind, Published, StepName, StepState},
     plan::Plan,
 };
 use runtime::telemetry::chain;
@@ -116,10 +116,9 @@ impl Worker {
     /// A new certificate; the one before is served until it is everywhere.
     pub(crate) async fn renew(&self, instance: &mut Instance, hosts: &[Host]) -> Result<(), StepError> {
         let issued = self.certificates.issue(&instance.id, instance.revision, hosts).await?;
+        let now = issued.name.clone();
         let before = instance.certificate.replace(issued).and_then(|before| before.name);
-        let now = instance.certificate.as_ref().and_then(|issued| issued.name.as_ref());
-        let is_another = |name: &String| Some(name) != now && !instance.replaced.contains(name);
-        instance.replaced.extend(before.filter(is_another));
+        note_replaced(instance, before, now.as_deref());
         Ok(())
     }
 
@@ -128,8 +127,7 @@ impl Worker {
         // A host that was given up may be another's by now, with what proves it.
         let held = self.store.held(&instance.id).await?;
         for name in instance.replaced.iter().chain(own) {
-            self.certificates.discard(name, Proofs::DeleteOf(&held)).await?;
-            self.cdn.discard(name).await?;
+            self.discard(name, Proofs::DeleteOf(&held)).await?;
         }
         instance.replaced.clear();
         instance.certificate = None;
@@ -139,24 +137,25 @@ impl Worker {
     /// Certificates that were served before this operation.
     pub(crate) async fn discard_replaced(&self, instance: &mut Instance) -> Result<(), StepError> {
         for name in &instance.replaced {
-            // In whichever region it is.
-            self.certificates.discard(name, Proofs::Keep).await?;
-            self.cdn.discard(name).await?;
+            self.discard(name, Proofs::Keep).await?;
         }
         instance.replaced.clear();
         Ok(())
     }
 
-    /// For the hosts of the new revision only: one that is to lose a host answers for it until then, through the edge.
+    /// A certificate, in whichever region it is; where it is not, it is missing, which is as good.
+    pub(crate) async fn discard(&self, name: &str, proofs: Proofs<'_>) -> Result<(), ProviderError> {
+        self.certificates.discard(name, proofs).await?;
+        self.cdn.discard(name).await
+    }
+
+    /// For the hosts of the new revision, and until it is proven those of the old one.
     async fn distribution(&self, instance: &mut Instance) -> Result<String, StepError> {
         let hosts = wanted_and_proven_hosts(instance)?;
         let known = instance.distribution.as_ref();
         let set = self.cdn.set(&instance.id, instance.revision, &hosts, known).await?;
         let told = format!("{} answers for {}", set.domain, shown(&hosts));
-        let before = instance.distribution.replace(set).map(|before| before.certificate);
-        let now = instance.distribution.as_ref().map(|now| &now.certificate);
-        let is_another = |name: &String| Some(name) != now && !instance.replaced.contains(name);
-        instance.replaced.extend(before.filter(is_another));
+        set_distribution(instance, set);
         Ok(told)
     }
 
@@ -166,9 +165,7 @@ impl Worker {
         let (Some(hosts), Some(known)) = (hosts, &instance.distribution) else { return Ok(()) };
         if known.hosts.len() > hosts.len() {
             let set = self.cdn.set(&instance.id, instance.revision, hosts, Some(known)).await?;
-            let before = instance.distribution.replace(set).map(|before| before.certificate);
-            let now = instance.distribution.as_ref().map(|now| &now.certificate);
-            instance.replaced.extend(before.filter(|name| Some(name) != now));
+            set_distribution(instance, set);
         }
         Ok(())
     }
@@ -286,6 +283,19 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn set_distribution(instance: &mut Instance, set: Distribution) {
+    let now = set.certificate.clone();
+    let before = instance.distribution.replace(set).map(|before| before.certificate);
+    note_replaced(instance, before, Some(&now));
+}
+
+/// A certificate that another one stands for now is to be discarded, when that one is everywhere.
+fn note_replaced(instance: &mut Instance, before: Option<String>, now: Option<&str>) {
+    let is_another = |name: &String| Some(name.as_str()) != now && !instance.replaced.contains(name);
+    let another = before.filter(is_another);
+    instance.replaced.extend(another);
 }
 
 fn wanted(instance: &Instance) -> Result<Published, StepError> {

@@ -12,6 +12,7 @@ use model::InstanceId;
 use super::rows::{expiring, place};
 
 const LOG: &str = "log";
+const SETTLED: &str = "settled";
 /// A writer that takes longer takes another place.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A reader that is further behind reads everything.
@@ -45,8 +46,8 @@ struct Ahead {
     empty: Vec<u64>,
 }
 
-fn counter() -> Key {
-    Key::new("counters", LOG)
+fn counter(name: &str) -> Key {
+    Key::new("counters", name)
 }
 
 impl Log {
@@ -56,19 +57,22 @@ impl Log {
 
     /// The last place that was taken.
     pub(super) async fn last(&self) -> Result<u64, Error> {
-        let row = self.table.get(&counter()).await?;
-        Ok(row.map(|row| row.get_number("last")).transpose()?.flatten().unwrap_or(0))
+        self.counted(LOG).await
     }
 
     /// Up to where every place is known to be written or closed. A hint: it saves new readers the way.
     async fn settled(&self) -> Result<u64, Error> {
-        let row = self.table.get(&Key::new("counters", "settled")).await?;
+        self.counted(SETTLED).await
+    }
+
+    async fn counted(&self, name: &str) -> Result<u64, Error> {
+        let row = self.table.get(&counter(name)).await?;
         Ok(row.map(|row| row.get_number("last")).transpose()?.flatten().unwrap_or(0))
     }
 
     /// The next place, which nobody else has.
     pub(super) async fn take(&self) -> Result<u64, Error> {
-        self.table.count_up(&counter(), "last").await
+        self.table.count_up(&counter(LOG), "last").await
     }
 
     /// What a writer writes at its place, with all that it writes. Refused, when the place was closed.
@@ -135,7 +139,7 @@ impl Log {
     }
 
     async fn settle(&self, at: u64) -> Result<(), Error> {
-        self.table.put(Item::at(&Key::new("counters", "settled")).number("last", at)).await
+        self.table.put(Item::at(&counter(SETTLED)).number("last", at)).await
     }
 
     async fn ahead(&self, from: u64, last: u64) -> Result<Ahead, Error> {

@@ -137,6 +137,8 @@ pub enum Decision {
         record: Record,
         /// Name and value; overwrites.
         headers: Vec<(&'static str, String)>,
+        /// Headers of the request that the upstream is not to see.
+        remove: Vec<String>,
     },
     /// The client is told no.
     Deny {
@@ -206,11 +208,12 @@ fn value(kind: Kind) -> Value {
 impl From<Decision> for CheckResponse {
     fn from(decision: Decision) -> Self {
         match decision {
-            Decision::Allow { record, headers } => Self {
+            Decision::Allow { record, headers, remove } => Self {
                 status: Some(status(Code::Ok)),
                 dynamic_metadata: Some(record.into_struct()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
                     headers: headers.into_iter().map(|(name, value)| overwrite(name, value)).collect(),
+                    headers_to_remove: remove,
                     ..Default::default()
                 })),
             },
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn only_an_allow_has_status_zero() {
-        let allow = Decision::Allow { record: record(), headers: Vec::new() };
+        let allow = Decision::Allow { record: record(), headers: Vec::new(), remove: Vec::new() };
         let deny =
             |status| Decision::Deny { record: record(), status, description: "no".into(), challenge: None };
         assert_eq!(code(&allow.into()), 0);
@@ -291,7 +294,7 @@ mod tests {
     #[test]
     fn headers_overwrite_what_the_client_sent() {
         let headers = vec![("x-gatehouse-subject", "alice".to_owned())];
-        let response = CheckResponse::from(Decision::Allow { record: record(), headers });
+        let response = CheckResponse::from(Decision::Allow { record: record(), headers, remove: Vec::new() });
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("{response:?}") };
         #[allow(deprecated)]
         let append = ok.headers[0].append;

@@ -7,30 +7,38 @@ use sidecar::ext_authz::Facts;
 pub(crate) enum Presented<'a> {
     /// None.
     Nothing,
-    /// `Authorization: Bearer …` (RFC 6750 section 2.1).
-    Bearer(&'a str),
+    /// This one.
+    One(&'a str),
     /// A scheme that no method here reads, or not readable at all.
     Unreadable,
     /// More than one of a kind: which one would count?
     Several,
 }
 
-/// Reads the `Authorization` header. Envoy joins several of them with a comma, which no token contains.
-pub(crate) fn presented<'a>(facts: &Facts<'a>) -> Presented<'a> {
-    let values = facts.header("authorization");
+/// `Authorization: Bearer …` (RFC 6750 section 2.1).
+pub(crate) fn bearer<'a>(facts: &Facts<'a>) -> Presented<'a> {
+    match header(facts, "authorization") {
+        Presented::One(text) => match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                Presented::One(token.trim_matches(' '))
+            }
+            _ => Presented::Unreadable,
+        },
+        other => other,
+    }
+}
+
+/// A header that holds nothing but a credential. Envoy joins several of them with a comma, which no credential contains.
+pub(crate) fn header<'a>(facts: &Facts<'a>, name: &str) -> Presented<'a> {
+    let values = facts.header(name);
     let value = match values.as_slice() {
         [] => return Presented::Nothing,
         [value] => *value,
         _ => return Presented::Several,
     };
-    let Ok(text) = std::str::from_utf8(value) else { return Presented::Unreadable };
-    if text.contains(',') {
-        return Presented::Several;
-    }
-    match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-            Presented::Bearer(token.trim_matches(' '))
-        }
-        _ => Presented::Unreadable,
+    match std::str::from_utf8(value) {
+        Ok(text) if text.contains(',') => Presented::Several,
+        Ok(text) => Presented::One(text),
+        Err(_) => Presented::Unreadable,
     }
 }

@@ -7,14 +7,23 @@ use api::{
 use sidecar::ext_authz::{Decision, Facts, Record};
 
 use crate::{
-    credentials::{Presented, presented},
-    jwt::{self, Identity, Refusal},
+    api_key,
+    credentials::{Presented, bearer, header},
+    identity::{Identity, KEY},
+    jwt::{self, Refusal},
     metrics::DecisionResult,
     state::Snapshot,
 };
 
-/// The key of this sidecar in the dynamic metadata.
-const KEY: &str = "authn";
+/// Why nobody can be told to send a request, beside that it presents nothing.
+enum Stop {
+    /// 401: the client's credential is none.
+    Invalid(String),
+    /// 400: the request has two meanings.
+    BadRequest(String),
+    /// 503: the keys of a trusted issuer are not here.
+    NoKeys,
+}
 
 /// Decides. `now` in seconds since the epoch.
 pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, now: f64) -> (Decision, DecisionResult) {
@@ -27,72 +36,121 @@ pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, now: f64) -> (Decision
         Ok(path) => path,
         Err(why) => return bad_request(policy, format!("the path is ambiguous: {why}")),
     };
-    let methods: Vec<&Jwt> = policy.any.iter().map(|Method::Jwt(jwt)| jwt).collect();
-    let token = match presented(facts) {
-        // Without methods a credential is the upstream's own affair.
-        _ if methods.is_empty() => None,
-        Presented::Nothing => None,
-        Presented::Bearer(token) => Some(token),
-        Presented::Unreadable => {
-            return invalid(policy, "the credential is of a kind that is not accepted here");
+    match identify(facts, policy, state, now) {
+        Ok(Some(identity)) => {
+            let remove = key_headers(policy).map(str::to_owned).collect();
+            (identity.allowed(&policy.id, remove), DecisionResult::Authenticated)
         }
-        Presented::Several => return bad_request(policy, "more than one credential of a kind".into()),
-    };
-    let Some(token) = token else {
-        if policy.anonymous.iter().any(|pattern| pattern.matches(&path)) {
-            return (anonymous(policy), DecisionResult::Anonymous);
+        Ok(None) if policy.anonymous.iter().any(|pattern| pattern.matches(&path)) => {
+            (anonymous(policy), DecisionResult::Anonymous)
         }
-        return (no_credential(policy), DecisionResult::NoCredential);
-    };
-    match jwt::verify(token, &methods, |issuer| state.keys.get(issuer).map(|keys| &**keys), now) {
-        Ok(identity) => (authenticated(policy, &identity), DecisionResult::Authenticated),
-        Err(Refusal::Invalid(why)) => invalid(policy, &why.to_string()),
-        Err(Refusal::NoKeys) => {
+        Ok(None) => (no_credential(policy), DecisionResult::NoCredential),
+        Err(Stop::Invalid(why)) => invalid(policy, &why),
+        Err(Stop::BadRequest(why)) => bad_request(policy, why),
+        Err(Stop::NoKeys) => {
             let description = "the keys of the token's issuer are not here".into();
             (Decision::Fault { description }, DecisionResult::NoKeys)
         }
     }
 }
 
-fn authenticated(policy: &Policy, identity: &Identity) -> Decision {
-    let record = Record::new(KEY, &policy.id)
-        .text("method", "jwt")
-        .text("iss", &identity.issuer)
-        .text("sub", &identity.subject)
-        .texts("scopes", identity.scopes.iter().map(String::as_str))
-        .number("exp", identity.expires);
-    let headers = vec![
-        ("x-gatehouse-method", "jwt".into()),
-        ("x-gatehouse-issuer", header_value(&identity.issuer)),
-        ("x-gatehouse-subject", header_value(&identity.subject)),
-        ("x-gatehouse-scopes", header_value(&identity.scopes.join(" "))),
-    ];
-    Decision::Allow { record, headers }
+/// Whatever a request presents must be good; where that is more than one credential, the method that the policy names
+/// first says who sends it. What no method of the policy reads is the upstream's own affair.
+fn identify(
+    facts: &Facts<'_>,
+    policy: &Policy,
+    state: &Snapshot,
+    now: f64,
+) -> Result<Option<Identity>, Stop> {
+    let mut first: Option<(usize, Identity)> = None;
+    let mut note = |at: usize, identity: Identity| {
+        if first.as_ref().is_none_or(|(before, _)| at < *before) {
+            first = Some((at, identity));
+        }
+    };
+    let tokens: Vec<(usize, &Jwt)> = (policy.any.iter().enumerate())
+        .filter_map(|(at, method)| match method {
+            Method::Jwt(jwt) => Some((at, jwt)),
+            Method::ApiKey(_) => None,
+        })
+        .collect();
+    if !tokens.is_empty()
+        && let Some(token) = one(bearer(facts))?
+    {
+        let methods: Vec<&Jwt> = tokens.iter().map(|(_, jwt)| *jwt).collect();
+        let keys_of = |issuer: &str| state.keys.get(issuer).map(|keys| &**keys);
+        match jwt::verify(token, &methods, keys_of, now) {
+            Ok((nth, identity)) => note(tokens[nth].0, identity),
+            Err(Refusal::Invalid(why)) => return Err(Stop::Invalid(why.to_string())),
+            Err(Refusal::NoKeys) => return Err(Stop::NoKeys),
+        }
+    }
+    for (at, method) in policy.any.iter().enumerate() {
+        let Method::ApiKey(known) = method else { continue };
+        if let Some(key) = one(header(facts, &known.header))? {
+            let identity = api_key::verify(key, known);
+            note(at, identity.ok_or_else(|| Stop::Invalid("the API key is not valid".into()))?);
+        }
+    }
+    Ok(first.map(|(_, identity)| identity))
+}
+
+fn one(presented: Presented<'_>) -> Result<Option<&str>, Stop> {
+    match presented {
+        Presented::Nothing => Ok(None),
+        Presented::One(credential) => Ok(Some(credential)),
+        Presented::Unreadable => {
+            Err(Stop::Invalid("the credential is of a kind that is not accepted here".into()))
+        }
+        Presented::Several => Err(Stop::BadRequest("more than one credential of a kind".into())),
+    }
+}
+
+/// Those that carry credentials which only we are to see.
+fn key_headers(policy: &Policy) -> impl Iterator<Item = &str> {
+    policy.any.iter().filter_map(|method| match method {
+        Method::ApiKey(keys) => Some(keys.header.as_str()),
+        Method::Jwt(_) => None,
+    })
 }
 
 fn anonymous(policy: &Policy) -> Decision {
     let record = Record::new(KEY, &policy.id).text("method", "anonymous");
-    Decision::Allow { record, headers: vec![("x-gatehouse-method", "anonymous".into())] }
+    let headers = vec![("x-gatehouse-method", "anonymous".into())];
+    Decision::Allow { record, headers, remove: Vec::new() }
 }
 
-/// RFC 6750 section 3.1: without a credential the challenge names no error.
+/// What a client may prove itself with (RFC 9110 section 11.6.1), and what was wrong with what it sent. Without a
+/// credential the challenge names no error (RFC 6750 section 3.1).
+fn challenge(policy: &Policy, error: Option<&str>) -> String {
+    let mut challenges = Vec::new();
+    let takes_tokens = policy.any.iter().any(|method| matches!(method, Method::Jwt(_)));
+    if takes_tokens || policy.any.is_empty() {
+        let error = error
+            .map(|why| format!(", error=\"invalid_token\", error_description=\"{why}\""))
+            .unwrap_or_default();
+        challenges.push(format!("Bearer realm=\"gatehouse\"{error}"));
+    }
+    challenges
+        .extend(key_headers(policy).map(|name| format!("ApiKey realm=\"gatehouse\", header=\"{name}\"")));
+    challenges.join(", ")
+}
+
 fn no_credential(policy: &Policy) -> Decision {
     Decision::Deny {
         record: Record::new(KEY, &policy.id).text("method", "none"),
         status: 401,
         description: "a credential is needed".into(),
-        challenge: Some("Bearer realm=\"gatehouse\"".into()),
+        challenge: Some(challenge(policy, None)),
     }
 }
 
 fn invalid(policy: &Policy, why: &str) -> (Decision, DecisionResult) {
-    let challenge =
-        format!("Bearer realm=\"gatehouse\", error=\"invalid_token\", error_description=\"{why}\"");
     let decision = Decision::Deny {
         record: Record::new(KEY, &policy.id).text("method", "none"),
         status: 401,
         description: why.to_owned(),
-        challenge: Some(challenge),
+        challenge: Some(challenge(policy, Some(why))),
     };
     (decision, DecisionResult::InvalidCredential)
 }
@@ -100,24 +158,6 @@ fn invalid(policy: &Policy, why: &str) -> (Decision, DecisionResult) {
 fn bad_request(policy: &Policy, description: String) -> (Decision, DecisionResult) {
     let record = Record::new(KEY, &policy.id).text("method", "none");
     (Decision::Deny { record, status: 400, description, challenge: None }, DecisionResult::BadRequest)
-}
-
-/// A claim can hold any Unicode; a header value holds visible ASCII, and spaces that are not at its ends (RFC 9110
-/// section 5.5). The rest is percent-encoded.
-fn header_value(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut value = String::with_capacity(text.len());
-    let inner = text.len() - text.trim_start_matches(' ').len()..text.trim_end_matches(' ').len();
-    for (at, byte) in text.bytes().enumerate() {
-        let space = byte == b' ' && inner.contains(&at);
-        if space || (byte.is_ascii_graphic() && byte != b'%') {
-            value.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(value, "%{byte:02X}");
-        }
-    }
-    value
 }
 
 #[cfg(test)]
@@ -138,7 +178,9 @@ mod tests {
 
     fn state() -> Snapshot {
         let mut state = Snapshot::default();
-        for (name, any) in [("i-1", true), ("open", false)] {
+        let key = pb::authn::method::Method::ApiKey(crate::api_key::tests::wire());
+        let key = pb::authn::Method { method: Some(key) };
+        for name in ["i-1", "open", "keys", "both"] {
             let jwt = pb::authn::Jwt {
                 issuer: ISSUER.into(),
                 audiences: vec!["hello".into()],
@@ -149,7 +191,12 @@ mod tests {
                 name: format!("{name}@3"),
                 policy: name.into(),
                 rev: 3,
-                any: if any { vec![method] } else { vec![] },
+                any: match name {
+                    "open" => vec![],
+                    "keys" => vec![key.clone()],
+                    "both" => vec![key.clone(), method],
+                    _ => vec![method],
+                },
                 anonymous: vec!["/healthz".into()],
             };
             state.policies.insert(wire.name.clone(), Policy::try_from(wire).unwrap());
@@ -159,14 +206,28 @@ mod tests {
     }
 
     fn check(policy: &str, path: &str, authorization: &[&str]) -> (u16, DecisionResult) {
-        let header = |value: &&str| HeaderValue {
-            key: "authorization".into(),
+        let headers: Vec<_> = authorization.iter().map(|value| ("authorization", *value)).collect();
+        let (decision, result) = decided(policy, path, &headers);
+        (status(&decision), result)
+    }
+
+    fn status(decision: &Decision) -> u16 {
+        match decision {
+            Decision::Allow { .. } => 200,
+            Decision::Deny { status, .. } => *status,
+            Decision::Fault { .. } => 503,
+        }
+    }
+
+    fn decided(policy: &str, path: &str, headers: &[(&str, &str)]) -> (Decision, DecisionResult) {
+        let header = |(name, value): &(&str, &str)| HeaderValue {
+            key: (*name).into(),
             raw_value: value.as_bytes().to_vec(),
             ..Default::default()
         };
         let http = HttpRequest {
             path: path.into(),
-            header_map: Some(HeaderMap { headers: authorization.iter().map(header).collect() }),
+            header_map: Some(HeaderMap { headers: headers.iter().map(header).collect() }),
             ..Default::default()
         };
         let extensions = policy.split_once('@').map(|(policy, rev)| {
@@ -179,13 +240,7 @@ mod tests {
                 ..Default::default()
             }),
         };
-        let (decision, result) = decide(&Facts::read(&request).unwrap(), &state(), NOW);
-        let status = match decision {
-            Decision::Allow { .. } => 200,
-            Decision::Deny { status, .. } => status,
-            Decision::Fault { .. } => 503,
-        };
-        (status, result)
+        decide(&Facts::read(&request).unwrap(), &state(), NOW)
     }
 
     #[test]
@@ -245,9 +300,38 @@ mod tests {
     }
 
     #[test]
-    fn claims_become_header_values_that_cannot_break_out() {
-        assert_eq!(header_value("a b%\r\nä"), "a b%25%0D%0A%C3%A4");
-        assert_eq!(header_value(" root "), "%20root%20");
-        assert_eq!(header_value(" "), "%20");
+    fn an_api_key_tells_who_has_it_and_goes_no_further() {
+        let (decision, result) = decided("keys@3", "/x", &[("x-api-key", "gatehouse_0a_secret")]);
+        assert_eq!(result, DecisionResult::Authenticated);
+        let Decision::Allow { headers, remove, .. } = decision else { panic!("{decision:?}") };
+        assert!(headers.contains(&("x-gatehouse-subject", "billing".into())), "{headers:?}");
+        assert_eq!(remove, ["x-api-key"]);
+        let key = |value: &str| {
+            let (decision, result) = decided("keys@3", "/healthz", &[("X-Api-Key", value)]);
+            (status(&decision), result)
+        };
+        assert_eq!(key("gatehouse_0a_wrong"), (401, DecisionResult::InvalidCredential));
+        assert_eq!(key("gatehouse_0a_secret,gatehouse_0a_secret"), (400, DecisionResult::BadRequest));
+        let twice = [("x-api-key", "gatehouse_0a_secret"); 2];
+        assert_eq!(decided("keys@3", "/x", &twice).1, DecisionResult::BadRequest);
+        assert_eq!(check("keys@3", "/x", &["Basic eDp5"]), (401, DecisionResult::NoCredential));
+    }
+
+    #[test]
+    fn of_two_good_credentials_the_policys_first_counts_and_a_bad_one_spoils_both() {
+        let token = format!("Bearer {}", good());
+        let both = |key: &str| decided("both@3", "/x", &[("authorization", &token), ("x-api-key", key)]);
+        let Decision::Allow { headers, .. } = both("gatehouse_0a_secret").0 else { panic!("refused") };
+        assert!(headers.contains(&("x-gatehouse-method", "api_key".into())), "{headers:?}");
+        assert_eq!(both("gatehouse_0a_wrong").1, DecisionResult::InvalidCredential);
+        let bad = [("authorization", "Bearer x"), ("x-api-key", "gatehouse_0a_secret")];
+        assert_eq!(decided("both@3", "/x", &bad).1, DecisionResult::InvalidCredential);
+    }
+
+    #[test]
+    fn a_client_is_told_all_that_it_may_prove_itself_with() {
+        let Decision::Deny { challenge, .. } = decided("both@3", "/x", &[]).0 else { panic!("allowed") };
+        let told = "Bearer realm=\"gatehouse\", ApiKey realm=\"gatehouse\", header=\"x-api-key\"";
+        assert_eq!(challenge.as_deref(), Some(told));
     }
 }

@@ -7,17 +7,7 @@ use api::authn::{Algorithm, Jwt};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::keys::Keys;
-
-/// Who a token says its bearer is.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Identity {
-    pub(crate) issuer: String,
-    pub(crate) subject: String,
-    pub(crate) scopes: Vec<String>,
-    /// Seconds since the epoch.
-    pub(crate) expires: f64,
-}
+use crate::{identity::Identity, keys::Keys};
 
 /// Why a token is refused. The text is for the client, and tells nothing that helps to forge one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -126,13 +116,13 @@ impl OneOrMany {
     }
 }
 
-/// Verifies a token for whichever of the methods trusts its issuer. `now` in seconds since the epoch.
+/// Verifies a token for whichever of the methods trusts its issuer, and says which. `now` in seconds since the epoch.
 pub(crate) fn verify<'k>(
     token: &str,
     methods: &[&Jwt],
     keys_of: impl Fn(&str) -> Option<&'k Keys>,
     now: f64,
-) -> Result<Identity, Refusal> {
+) -> Result<(usize, Identity), Refusal> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(InvalidToken::TooLong.into());
     }
@@ -147,7 +137,8 @@ pub(crate) fn verify<'k>(
     }
     let claims: Claims = serde_json::from_slice(&decoded(claims)?).map_err(|_| InvalidToken::Claims)?;
     // The issuer is read before it is proven, only to know whose keys must prove it.
-    let method = methods.iter().find(|method| method.issuer == claims.iss).ok_or(InvalidToken::Issuer)?;
+    let nth = methods.iter().position(|method| method.issuer == claims.iss).ok_or(InvalidToken::Issuer)?;
+    let method = methods[nth];
     let algorithm = Algorithm::from_name(&header.alg).filter(|named| method.algorithms.contains(named));
     let algorithm = algorithm.ok_or(InvalidToken::Algorithm)?;
     let keys = keys_of(&method.issuer).ok_or(Refusal::NoKeys)?;
@@ -158,7 +149,7 @@ pub(crate) fn verify<'k>(
     {
         return Err(InvalidToken::Signature.into());
     }
-    Ok(check_claims(claims, method, now)?)
+    Ok((nth, check_claims(claims, method, now)?))
 }
 
 fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
@@ -190,7 +181,14 @@ fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Identity, Inva
     // Some issuers say `scp`, as a list or separated by spaces.
     let others = claims.scp.iter().flat_map(OneOrMany::as_slice).flat_map(|list| list.split(' '));
     scopes.extend(others.filter(|scope| !scope.is_empty()).map(str::to_owned));
-    Ok(Identity { issuer: claims.iss, subject: claims.sub, scopes, expires: claims.exp })
+    Ok(Identity {
+        method: "jwt",
+        issuer: Some(claims.iss),
+        subject: claims.sub,
+        scopes,
+        expires: Some(claims.exp),
+        credential: None,
+    })
 }
 
 fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
@@ -270,6 +268,7 @@ pub(crate) mod tests {
     fn read(token: &str) -> Result<Identity, Refusal> {
         let keys = keys();
         verify(token, &[&method()], |issuer| (issuer == ISSUER).then_some(&keys), NOW)
+            .map(|(_, identity)| identity)
     }
 
     #[track_caller]

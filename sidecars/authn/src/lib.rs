@@ -1,7 +1,11 @@
 //! The authentication sidecar: who sends this request? Policies and keys come over xDS, never from a request.
 
-mod credentials;
 mod decide;
+
+mod credentials;
+mod identity;
+
+mod api_key;
 mod jwt;
 mod keys;
 mod metrics;

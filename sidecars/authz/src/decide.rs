@@ -61,10 +61,13 @@ fn answer(id: &PolicyId, decided: &Decided<'_>) -> (Decision, DecisionResult) {
         );
     }
     match (decided.effect, decided.mode) {
-        (Effect::Allow, _) => (Decision::Allow { record, headers: Vec::new() }, DecisionResult::Allowed),
-        (Effect::Deny, Mode::Shadow) => {
-            (Decision::Allow { record, headers: Vec::new() }, DecisionResult::ShadowDenied)
+        (Effect::Allow, _) => {
+            (Decision::Allow { record, headers: Vec::new(), remove: Vec::new() }, DecisionResult::Allowed)
         }
+        (Effect::Deny, Mode::Shadow) => (
+            Decision::Allow { record, headers: Vec::new(), remove: Vec::new() },
+            DecisionResult::ShadowDenied,
+        ),
         (Effect::Deny, Mode::Enforce) => {
             let challenge = insufficient_scope(&decided.missing_scopes);
             let description = "the policy of this service does not allow it".into();
@@ -127,7 +130,8 @@ mod tests {
         if let Some(subject) = subject {
             record = record.text("sub", subject).texts("scopes", scopes.iter().copied());
         }
-        let response = CheckResponse::from(Decision::Allow { record, headers: Vec::new() });
+        let response =
+            CheckResponse::from(Decision::Allow { record, headers: Vec::new(), remove: Vec::new() });
         response.dynamic_metadata.unwrap()
     }
 

@@ -90,7 +90,7 @@ async fn apply(
     if no_wait {
         return Ok(("ordered", format!("operation {operation}")));
     }
-    match broker.wait(id, &operation, json).await? {
+    match broker.wait(&Broker::path(id), &operation, json).await? {
         Ended::Succeeded => {
             let hosts: Vec<_> = loaded.service.hosts.iter().map(ToString::to_string).collect();
             Ok(("live", hosts.join(", ")))

@@ -45,6 +45,8 @@ pub(crate) enum Ended {
 }
 
 const API_VERSION: &str = "2.17";
+/// Everything here takes time.
+const ASYNC: [(&str, &str); 1] = [("accepts_incomplete", "true")];
 /// A broker that takes longer is as good as away.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The broker is near, and its answer is a row.
@@ -109,6 +111,16 @@ impl Broker {
         Ok(Plan { service_id: text(&service["id"])?, plan_id: text(&plan["id"])? })
     }
 
+    /// Where a service instance is.
+    pub(crate) fn path(id: &str) -> String {
+        format!("/v2/service_instances/{id}")
+    }
+
+    /// Where a binding of it is.
+    pub(crate) fn binding_path(id: &str, binding: &str) -> String {
+        format!("/v2/service_instances/{id}/service_bindings/{binding}")
+    }
+
     /// Provisions, or updates what is there already. `None`: nothing had to be done.
     pub(crate) async fn apply(
         &self,
@@ -123,8 +135,7 @@ impl Broker {
             "space_guid": self.target.tenant,
             "parameters": parameters,
         });
-        let path = format!("/v2/service_instances/{id}?accepts_incomplete=true");
-        let (status, answer) = self.send(self.request(Method::PUT, &path).json(&body)).await?;
+        let (status, answer) = self.put(&Self::path(id), &body).await?;
         if status != StatusCode::CONFLICT {
             return begun(status, &answer);
         }
@@ -132,13 +143,24 @@ impl Broker {
             fields.remove("organization_guid");
             fields.remove("space_guid");
         }
-        let (status, answer) = self.send(self.request(Method::PATCH, &path).json(&body)).await?;
+        let change = self.request(Method::PATCH, &Self::path(id)).query(&ASYNC).json(&body);
+        let (status, answer) = self.send(change).await?;
         begun(status, &answer)
+    }
+
+    /// Makes what is to be at this path. `None`: it is there already.
+    pub(crate) async fn order(&self, path: &str, body: &Value) -> anyhow::Result<Option<String>> {
+        let (status, answer) = self.put(path, body).await?;
+        begun(status, &answer)
+    }
+
+    async fn put(&self, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
+        self.send(self.request(Method::PUT, path).query(&ASYNC).json(body)).await
     }
 
     /// The newest operation. `None`: there is no such service.
     pub(crate) async fn last_operation(&self, id: &str) -> anyhow::Result<Option<Value>> {
-        let path = format!("/v2/service_instances/{id}/last_operation");
+        let path = format!("{}/last_operation", Self::path(id));
         match self.send(self.request(Method::GET, &path)).await? {
             (StatusCode::OK, answer) => Ok(Some(answer)),
             (StatusCode::NOT_FOUND | StatusCode::GONE, _) => Ok(None),
@@ -147,26 +169,25 @@ impl Broker {
     }
 
     /// What is ordered. `None`: nothing, or it is being made.
-    pub(crate) async fn parameters(&self, id: &str) -> anyhow::Result<Option<Value>> {
-        match self.send(self.request(Method::GET, &format!("/v2/service_instances/{id}"))).await? {
-            (StatusCode::OK, answer) => Ok(Some(answer["parameters"].clone())),
+    pub(crate) async fn instance(&self, id: &str) -> anyhow::Result<Option<Value>> {
+        match self.send(self.request(Method::GET, &Self::path(id))).await? {
+            (StatusCode::OK, answer) => Ok(Some(answer)),
             (StatusCode::NOT_FOUND, _) => Ok(None),
             (status, answer) => bail!("{status}: {}", description(&answer)),
         }
     }
 
-    /// Deprovisions. `None`: there is nothing.
-    pub(crate) async fn delete(&self, id: &str, plan: &Plan) -> anyhow::Result<Option<String>> {
-        let request = self.request(Method::DELETE, &format!("/v2/service_instances/{id}"));
+    /// Takes away what is at this path. `None`: there is nothing.
+    pub(crate) async fn withdraw(&self, path: &str, plan: &Plan) -> anyhow::Result<Option<String>> {
         let ids = [("service_id", &plan.service_id), ("plan_id", &plan.plan_id)];
-        let (status, answer) =
-            self.send(request.query(&[("accepts_incomplete", "true")]).query(&ids)).await?;
+        let request = self.request(Method::DELETE, path).query(&ASYNC).query(&ids);
+        let (status, answer) = self.send(request).await?;
         if status == StatusCode::GONE { Ok(None) } else { begun(status, &answer) }
     }
 
-    /// Polls until the operation has ended, and shows each step when it is done.
-    pub(crate) async fn wait(&self, id: &str, operation: &str, quiet: bool) -> anyhow::Result<Ended> {
-        let path = format!("/v2/service_instances/{id}/last_operation");
+    /// Polls until the operation upon what is at this path has ended, and shows each step when it is done.
+    pub(crate) async fn wait(&self, path: &str, operation: &str, quiet: bool) -> anyhow::Result<Ended> {
+        let path = format!("{path}/last_operation");
         let mut progress = Progress::new(quiet);
         loop {
             let request = self.request(Method::GET, &path).query(&[("operation", operation)]);

@@ -1,12 +1,10 @@
 //! `gatehouse delete`: a service leaves the fleet.
 
-use std::path::Path;
-
 use anyhow::bail;
 
 use crate::{
     broker::{Broker, Ended, Target},
-    service,
+    service::name_of,
 };
 
 #[derive(Debug, clap::Args)]
@@ -19,16 +17,15 @@ pub(crate) struct Args {
 
 #[allow(clippy::print_stderr)]
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let path = Path::new(&args.service);
-    let name = if path.is_file() { service::load(path)?.service.service } else { args.service.clone() };
+    let name = name_of(&args.service)?;
     let broker = Broker::connect(args.target)?;
     let id = broker.instance_id(&name);
     let plan = broker.plan("standard").await?;
-    let Some(operation) = broker.delete(&id, &plan).await? else {
+    let Some(operation) = broker.withdraw(&Broker::path(&id), &plan).await? else {
         bail!("there is no service {name:?}");
     };
     eprintln!("deleting {name} ({id})");
-    match broker.wait(&id, &operation, false).await? {
+    match broker.wait(&Broker::path(&id), &operation, false).await? {
         Ended::Gone | Ended::Succeeded => {
             eprintln!("gone: {name}");
             Ok(())

@@ -1,6 +1,6 @@
 //! `gatehouse explain`, `gatehouse diff`, `gatehouse catalog`, `gatehouse schema`: what is asked before and after an order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -27,8 +27,7 @@ pub(crate) struct ExplainArgs {
 
 /// Each step of the newest operation, and where it stands.
 pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
-    let path = Path::new(&args.service);
-    let name = if path.is_file() { service::load(path)?.service.service } else { args.service.clone() };
+    let name = service::name_of(&args.service)?;
     let broker = Broker::connect(args.target)?;
     let id = broker.instance_id(&name);
     let answer = broker.last_operation(&id).await?;
@@ -66,7 +65,8 @@ pub(crate) async fn diff(args: DiffArgs) -> anyhow::Result<()> {
     let mut differs = false;
     for loaded in &files {
         let name = &loaded.service.service;
-        let live = broker.parameters(&broker.instance_id(name)).await?;
+        let live = broker.instance(&broker.instance_id(name)).await?;
+        let live = live.map(|instance| instance["parameters"].clone());
         let shown = |value: &Value| serde_norway::to_string(value).context("writing YAML");
         let before = live.as_ref().map(shown).transpose()?.unwrap_or_default();
         let after = shown(&loaded.parameters)?;

@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 mod audit;
+mod bind;
 mod broker;
 mod credentials;
 mod delete;
@@ -11,6 +12,7 @@ mod explain;
 mod fleet;
 mod import;
 mod jobs;
+mod lines;
 mod operators;
 mod service;
 mod state;
@@ -60,6 +62,10 @@ enum Command {
     Import(import::Args),
     /// Take a service away, and wait until it is gone
     Delete(delete::Args),
+    /// Give a client of a service an API key; list those that were given
+    Bind(bind::Args),
+    /// Take a client's API key away, and wait until it is good nowhere
+    Unbind(bind::UnbindArgs),
     /// Show what workers have to do; retry or drop what they have given up
     Jobs(jobs::Args),
     /// Show who changed what
@@ -91,6 +97,8 @@ async fn main() -> ExitCode {
         Command::Fleet(args) => fleet::run(args).await,
         Command::Import(args) => import::run(&args),
         Command::Delete(args) => delete::run(args).await,
+        Command::Bind(args) => bind::bind(args).await,
+        Command::Unbind(args) => bind::unbind(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Drift(args) => drift::run(args).await,

@@ -9,6 +9,8 @@ use anyhow::{Context as _, ensure};
 use model::{ServiceFile, UpstreamRule};
 use serde_json::Value;
 
+use crate::lines::Lines;
+
 /// The file as it is sent, and as it was understood.
 pub(crate) struct Loaded {
     pub(crate) parameters: Value,
@@ -58,6 +60,12 @@ fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// The name of a service: as it is given, or as its file has it.
+pub(crate) fn name_of(service: &str) -> anyhow::Result<String> {
+    let path = Path::new(service);
+    Ok(if path.is_file() { load(path)?.service.service } else { service.to_owned() })
+}
+
 /// Reads and checks a service file. Whether loopback upstreams are allowed, the broker knows.
 pub(crate) fn load(path: &Path) -> anyhow::Result<Loaded> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
@@ -65,8 +73,11 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Loaded> {
     let yaml: serde_norway::Value =
         serde_norway::from_str(&text).with_context(|| path.display().to_string())?;
     let parameters = serde_json::to_value(yaml).with_context(|| path.display().to_string())?;
-    let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed)
-        .map_err(|error| anyhow::anyhow!("{}:\n  {}", path.display(), error.0.join("\n  ")))?;
+    let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed).map_err(|error| {
+        let lines = Lines::of(&text);
+        let told: Vec<_> = error.0.iter().map(|message| lines.told(message)).collect();
+        anyhow::anyhow!("{}:\n  {}", path.display(), told.join("\n  "))
+    })?;
     Ok(Loaded { parameters, service })
 }
 

@@ -5,12 +5,6 @@ use std::fs;
 use serde_json::json;
 use tests::{Lab, eventually};
 
-async fn run(lab: &Lab, args: &[&str]) -> (bool, String) {
-    let output = lab.gatehouse(args).await;
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-}
-
 #[tokio::test]
 async fn apply_status_and_delete_tell_what_they_do() {
     let lab = Lab::start().await;
@@ -20,7 +14,7 @@ async fn apply_status_and_delete_tell_what_they_do() {
     fs::write(&file, example.replace("http://127.0.0.1:9001", &upstream)).unwrap();
     let file = file.to_str().unwrap();
 
-    let (good, text) = run(&lab, &["apply", file]).await;
+    let (good, text) = lab.run(&["apply", file]).await;
     assert!(good, "{text}");
     for step in [
         "✓ claimed hello.example.test",
@@ -32,22 +26,22 @@ async fn apply_status_and_delete_tell_what_they_do() {
     ] {
         assert!(text.contains(step), "no {step:?} in {text}");
     }
-    let (_, token) = run(&lab, &["token"]).await;
+    let (_, token) = lab.run(&["token"]).await;
     assert_eq!(
         lab.get("hello.example.test", "/", Some(token.trim())).await.status,
         200,
         "as `up` tells to try"
     );
 
-    let (good, text) = run(&lab, &["apply", file]).await;
+    let (good, text) = lab.run(&["apply", file]).await;
     assert!(good && text.contains("nothing to change"), "{text}");
-    let (good, text) = run(&lab, &["status"]).await;
+    let (good, text) = lab.run(&["status"]).await;
     assert!(good && text.contains("hello.example.test  revision 1 live"), "{text}");
-    let (good, text) = run(&lab, &["status", "--json"]).await;
+    let (good, text) = lab.run(&["status", "--json"]).await;
     assert!(good && serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
-    let (good, text) = run(&lab, &["delete", "hello"]).await;
+    let (good, text) = lab.run(&["delete", "hello"]).await;
     assert!(good && text.contains("gone: hello"), "{text}");
-    let (good, text) = run(&lab, &["delete", "hello"]).await;
+    let (good, text) = lab.run(&["delete", "hello"]).await;
     assert!(!good && text.contains("there is no service \"hello\""), "{text}");
 }
 
@@ -56,22 +50,25 @@ async fn a_bad_file_is_told_with_its_fields_and_nothing_is_sent() {
     let lab = Lab::prepare(|_| ()).await;
     let file = lab.folder().join("bad.yaml");
     fs::write(&file, "service: Bad\nhosts: []\nroutes: []\nauth: {}\nauthz: {}\n").unwrap();
-    let (good, text) = run(&lab, &["apply", file.to_str().unwrap()]).await;
+    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
     assert!(
-        !good && text.contains("service:") && text.contains("hosts:") && text.contains("routes:"),
+        !good
+            && ["line 1: service: ", "line 2: hosts: ", "line 3: routes: "]
+                .iter()
+                .all(|told| text.contains(told)),
         "{text}"
     );
     fs::write(&file, "service: a\nservice: b\n").unwrap();
-    let (good, text) = run(&lab, &["apply", file.to_str().unwrap()]).await;
+    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
     assert!(!good && text.contains("duplicate entry with key \"service\""), "{text}");
-    let (good, text) = run(&lab, &["apply", "nowhere.yaml"]).await;
+    let (good, text) = lab.run(&["apply", "nowhere.yaml"]).await;
     assert!(!good && text.contains("reading nowhere.yaml"), "{text}");
 }
 
 #[tokio::test]
 async fn without_a_broker_it_says_where_it_looked() {
     let lab = Lab::prepare(|_| ()).await;
-    let (good, text) = run(&lab, &["status"]).await;
+    let (good, text) = lab.run(&["status"]).await;
     assert!(!good && text.contains("no broker at http://127.0.0.1:"), "{text}");
 }
 

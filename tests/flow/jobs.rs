@@ -45,31 +45,26 @@ async fn a_job_that_was_given_up_is_shown_retried_or_dropped() {
     poison(&lab, &two, "op-two").await;
     lab.stack.start_control_plane().await.unwrap();
 
-    let run = async |args: &[&str]| {
-        let output = lab.gatehouse(args).await;
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-    };
-    let (good, text) = run(&["jobs"]).await;
+    let (good, text) = lab.run(&["jobs"]).await;
     assert!(good, "{text}");
     for words in
         ["0 to do, 0 under way", "op-one  id-one  since 2", "op-two  id-two  since 2", ": it is poison"]
     {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
-    let (good, text) = run(&["jobs", "retry", "op-one"]).await;
+    let (good, text) = lab.run(&["jobs", "retry", "op-one"]).await;
     assert!(good, "{text}");
     assert_eq!(lab.ended(&one).await.0, "succeeded");
-    let (good, text) = run(&["jobs", "drop", "op-two"]).await;
+    let (good, text) = lab.run(&["jobs", "drop", "op-two"]).await;
     assert!(good, "{text}");
     let (state, description) = lab.ended(&two).await;
     assert_eq!(
         (state.as_str(), description.as_str()),
         ("failed", "given up, and its job was dropped by the operator dev")
     );
-    let (_, text) = run(&["jobs"]).await;
+    let (_, text) = lab.run(&["jobs"]).await;
     assert_eq!(text, NOTHING);
-    let (good, text) = run(&["jobs", "retry", "op-two"]).await;
+    let (good, text) = lab.run(&["jobs", "retry", "op-two"]).await;
     assert!(!good && text.contains("no dead letter has it, got \"op-two\""), "{text}");
     assert_eq!(lab.provision(&two).await.status, 200, "it is said to be what is live");
     lab.change(&two.clone().with("/routes/0/timeout", json!("7s"))).await;

@@ -21,12 +21,6 @@ fn platforms(hash: &str, instances: u32) -> String {
     json!({"platforms": {"ci": platform}, "host_cool_down_hours": 1}).to_string()
 }
 
-async fn run(lab: &Lab, args: &[&str]) -> (bool, String) {
-    let output = lab.gatehouse(args).await;
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-}
-
 #[tokio::test]
 async fn a_platforms_tenants_stay_within_what_operators_gave_them() {
     let mut lab = Lab::prepare(|_| ()).await;
@@ -45,31 +39,31 @@ async fn a_platforms_tenants_stay_within_what_operators_gave_them() {
     };
     let (one, two) = (service("one"), service("two"));
 
-    let (good, text) = run(&lab, &["apply", &one]).await;
+    let (good, text) = lab.run(&["apply", &one]).await;
     assert!(!good && text.contains("401"), "dev:dev is nobody here: {text}");
-    let (good, text) = run(&lab, &["apply", &one, "--credentials", &ci]).await;
+    let (good, text) = lab.run(&["apply", &one, "--credentials", &ci]).await;
     assert!(good && text.contains("live: one.example.test"), "{text}");
-    let (good, text) = run(&lab, &["apply", &two, "--credentials", &ci]).await;
+    let (good, text) = lab.run(&["apply", &two, "--credentials", &ci]).await;
     assert!(!good && text.contains("quota: \"default\" has the 1 service instances"), "{text}");
 
     fs::write(&file, "platforms: {ci: {").unwrap();
-    let (good, _) = run(&lab, &["status", "--credentials", &ci]).await;
+    let (good, _) = lab.run(&["status", "--credentials", &ci]).await;
     assert!(good, "a file that cannot be read changes nothing");
     fs::write(&file, platforms(&hash, 2)).unwrap();
     eventually("there is more room", || async {
-        run(&lab, &["apply", &two, "--credentials", &ci]).await.0.then_some(())
+        lab.run(&["apply", &two, "--credentials", &ci]).await.0.then_some(())
     })
     .await;
 
-    let (good, text) = run(&lab, &["delete", "one", "--credentials", &ci]).await;
+    let (good, text) = lab.run(&["delete", "one", "--credentials", &ci]).await;
     assert!(good, "{text}");
-    let (good, text) = run(&lab, &["apply", &one, "--credentials", &ci, "--tenant", "another"]).await;
+    let (good, text) = lab.run(&["apply", &one, "--credentials", &ci, "--tenant", "another"]).await;
     assert!(
         !good && text.contains("one.example.test was another tenant's, and is kept for it until"),
         "{text}"
     );
 
-    let (good, text) = run(&lab, &["audit"]).await;
+    let (good, text) = lab.run(&["audit"]).await;
     assert!(good, "{text}");
     for words in ["ci/default", "provision", "deprovision", "succeeded: live", "succeeded: gone"] {
         assert!(text.contains(words), "no {words:?} in {text}");

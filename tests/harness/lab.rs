@@ -241,6 +241,13 @@ impl Lab {
             .expect("the client runs")
     }
 
+    /// Whether the client did what it was asked for, and all that it printed.
+    pub async fn run(&self, args: &[&str]) -> (bool, String) {
+        let output = self.gatehouse(args).await;
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Runs the control plane's program for something else than to serve.
     pub async fn control_plane(&self, args: &[&str]) -> Output {
         Command::new(self.stack.layout.bin_dir.join("gatehouse-control-plane"))

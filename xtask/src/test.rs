@@ -29,7 +29,7 @@ pub(crate) fn run(name: Option<&str>) -> anyhow::Result<()> {
     {
         println!("total: {passed} passed, {failed} failed");
     }
-    ensure!(good && failed == 0, "{failed} tests failed");
+    ensure!(good && failed == 0, "{failed} tests failed, or something did not build");
     ensure!(passed > 0, "no test ran");
     Ok(())
 }

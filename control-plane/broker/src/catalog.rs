@@ -33,9 +33,10 @@ fn document(plans: &[Plan], limits: impl Fn(Plan) -> Limits) -> Value {
             "name": "gatehouse-edge",
             "description": "Hosts and routes at the edge, with authentication, authorization and rate limits",
             "tags": ["edge", "envoy", "http"],
-            "bindable": false,
+            "bindable": true,
             "plan_updateable": true,
             "instances_retrievable": true,
+            "bindings_retrievable": true,
             "metadata": { "displayName": "Gatehouse edge" },
             "plans": plans
         }]
@@ -59,6 +60,7 @@ fn described(plan: Plan, limits: Limits) -> Value {
     let bullets = [
         format!("{} hosts", limits.hosts),
         format!("{} routes", limits.routes),
+        format!("{} API keys for its clients", limits.bindings),
         format!("{} requests a second on each node", limits.requests_per_second),
     ];
     json!({
@@ -67,11 +69,15 @@ fn described(plan: Plan, limits: Limits) -> Value {
         "description": description,
         "metadata": { "bullets": bullets },
         "free": true,
-        "bindable": false,
+        "bindable": true,
+        "binding_rotatable": true,
         "plan_updateable": true,
         "maximum_polling_duration": polling,
         "maintenance_info": { "version": MAINTENANCE_VERSION, "description": "The first" },
-        "schemas": { "service_instance": { "create": schema, "update": schema } }
+        "schemas": {
+            "service_instance": { "create": schema, "update": schema },
+            "service_binding": { "create": { "parameters": model::binding::bind_schema() } }
+        }
     })
 }
 

@@ -33,11 +33,28 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    fn needs_async(&self) -> Result<(), Answer> {
+    pub(crate) fn needs_async(&self) -> Result<(), Answer> {
         if self.accepts_incomplete.as_deref() == Some("true") {
             Ok(())
         } else {
             Err(Answer::async_required())
+        }
+    }
+
+    /// As whoever deletes has to.
+    pub(crate) fn names_service_and_plan(&self) -> Result<(), Answer> {
+        known_service(self.service_id.as_deref())?;
+        known_plan(self.plan_id.as_deref(), &Plan::ALL)?;
+        Ok(())
+    }
+
+    /// Nothing, or the newest operation of what is polled.
+    pub(crate) fn names(&self, operation: &str, of: &str) -> Result<(), Answer> {
+        match &self.operation {
+            Some(asked) if asked != operation => {
+                Err(Answer::bad_request(format!("operation: not the newest one of this {of}")))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -69,9 +86,9 @@ struct MaintenanceInfo {
 }
 
 /// Tries of a conditional write that somebody else's write can undo.
-const MAX_TRIES: usize = 5;
+pub(crate) const MAX_TRIES: usize = 5;
 
-type Reply = Result<Answer, Answer>;
+pub(crate) type Reply = Result<Answer, Answer>;
 
 pub(crate) async fn provision(
     State(broker): State<Broker>,
@@ -103,7 +120,7 @@ pub(crate) async fn provision(
 /// What a PUT means for an instance that is there: the same again, or a conflict. `None`: it may begin anew.
 fn repeated(known: &Instance, request: &Request) -> Option<Answer> {
     let same = known.request == *request;
-    let operation = &known.operation;
+    let operation = known.own_operation();
     let anothers = known.request.owner != request.owner;
     if known.gone && !anothers {
         return None;
@@ -176,8 +193,7 @@ pub(crate) async fn deprovision(
     Query(query): Query<Parameters>,
 ) -> Reply {
     let id = instance_id(&id)?;
-    known_service(query.service_id.as_deref())?;
-    known_plan(query.plan_id.as_deref(), &Plan::ALL)?;
+    query.names_service_and_plan()?;
     query.needs_async()?;
     for _ in 0..MAX_TRIES {
         let Some(mut instance) = broker.owned(&asking, &id).await?.filter(|instance| !instance.gone) else {
@@ -204,7 +220,8 @@ pub(crate) async fn fetch(
     Path(id): Path<String>,
 ) -> Reply {
     let instance = broker.present(&asking, &instance_id(&id)?).await?;
-    match (instance.operation.kind, instance.operation.in_progress()) {
+    let operation = instance.own_operation();
+    match (operation.kind, operation.in_progress()) {
         (OperationKind::Provision, true) => Err(unknown()),
         (_, true) => Err(Answer::concurrency()),
         (_, false) => Ok(Answer::ok(json!({
@@ -212,6 +229,8 @@ pub(crate) async fn fetch(
             "plan_id": instance.request.plan_id,
             "parameters": instance.request.parameters,
             "maintenance_info": { "version": MAINTENANCE_VERSION },
+            // Beside what the spec defines: for our own client.
+            "bindings": bindings(&instance),
         }))),
     }
 }
@@ -223,10 +242,8 @@ pub(crate) async fn last_operation(
     Query(query): Query<Parameters>,
 ) -> Reply {
     let instance = broker.owned(&asking, &instance_id(&id)?).await?.ok_or_else(unknown)?;
-    let operation = &instance.operation;
-    if query.operation.as_ref().is_some_and(|asked| *asked != operation.id) {
-        return Err(Answer::bad_request("operation: not the newest one of this instance"));
-    }
+    let operation = instance.own_operation();
+    query.names(&operation.id, "instance")?;
     if instance.gone {
         return Ok(Answer::Body(StatusCode::GONE, json!({})));
     }
@@ -246,16 +263,27 @@ pub(crate) async fn last_operation(
     Ok(Answer::ok(status))
 }
 
+fn bindings(instance: &Instance) -> Vec<Value> {
+    let bindings = instance.bindings.iter().map(|(id, binding)| {
+        json!({
+            "id": id, "api_key_id": binding.key.id, "subject": binding.key.subject, "scopes": binding.key.scopes,
+            "kind": binding.kind, "state": binding.state,
+        })
+    });
+    bindings.collect()
+}
+
 impl Broker {
     /// Writes an instance whose operation has just begun. `None`: somebody else wrote first.
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         asking: &Asking,
         before: Option<Known>,
         instance: &Instance,
     ) -> Result<Option<Answer>, Answer> {
         let kind = instance.operation.kind;
-        let after = Known::of(instance).filter(|_| kind != OperationKind::Deprovision);
+        let is_left = matches!(kind, OperationKind::Provision | OperationKind::Update);
+        let after = Known::of(instance).filter(|_| is_left);
         let entry = Entry::of(instance, Event::Asked { kind, by: asking.caller.clone(), before, after });
         let owner = &instance.request.owner;
         let most = self.most_instances(owner);
@@ -272,12 +300,12 @@ impl Broker {
     }
 
     /// Other platforms' instances do not exist for this one.
-    async fn owned(&self, asking: &Asking, id: &InstanceId) -> Result<Option<Instance>, Answer> {
+    pub(crate) async fn owned(&self, asking: &Asking, id: &InstanceId) -> Result<Option<Instance>, Answer> {
         let found = self.store.get(id).await?;
         Ok(found.filter(|instance| instance.request.owner.platform == asking.platform))
     }
 
-    async fn present(&self, asking: &Asking, id: &InstanceId) -> Result<Instance, Answer> {
+    pub(crate) async fn present(&self, asking: &Asking, id: &InstanceId) -> Result<Instance, Answer> {
         self.owned(asking, id).await?.filter(|instance| !instance.gone).ok_or_else(unknown)
     }
 
@@ -321,8 +349,10 @@ impl Broker {
                 return refused(format!("{what}: at most {most} with the plan {plan}, got {has}"));
             }
         }
-        for (at, AuthMethod::Jwt { issuer, .. }) in service.auth.any.iter().enumerate() {
-            if !self.issuers.contains(issuer) {
+        for (at, method) in service.auth.any.iter().enumerate() {
+            if let AuthMethod::Jwt { issuer, .. } = method
+                && !self.issuers.contains(issuer)
+            {
                 let known = self.issuers.join(", ");
                 return Err(Answer::bad_request(format!(
                     "parameters: auth.any[{at}].jwt.issuer: one whose keys the edge has ({known}), got {issuer:?}"
@@ -346,11 +376,11 @@ fn unknown() -> Answer {
     Answer::refused(StatusCode::NOT_FOUND, "no such service instance")
 }
 
-fn instance_id(text: &str) -> Result<InstanceId, Answer> {
+pub(crate) fn instance_id(text: &str) -> Result<InstanceId, Answer> {
     text.parse().map_err(|error: model::InvalidInstanceId| Answer::bad_request(error.to_string()))
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Answer> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Answer> {
     serde_json::from_slice(body)
         .map_err(|error| Answer::bad_request(format!("the body must be JSON: {error}")))
 }
@@ -361,7 +391,7 @@ fn needed(field: &str, value: Option<String>) -> Result<String, Answer> {
         .ok_or_else(|| Answer::bad_request(format!("{field}: must be there")))
 }
 
-fn known_service(id: Option<&str>) -> Result<(), Answer> {
+pub(crate) fn known_service(id: Option<&str>) -> Result<(), Answer> {
     match id {
         Some(SERVICE_ID) => Ok(()),
         other => Err(Answer::bad_request(format!(

@@ -1,10 +1,12 @@
 //! The Open Service Broker API 2.17 over HTTP: it checks what platforms ask for, writes it down with a job, and
 //! reports how far the work is. It does none of the work.
 
-mod answer;
+mod bindings;
 mod catalog;
-mod guard;
 mod instances;
+
+mod answer;
+mod guard;
 mod openapi;
 mod tenants;
 
@@ -54,6 +56,14 @@ impl Broker {
                     .get(instances::fetch),
             )
             .route("/v2/service_instances/{id}/last_operation", get(instances::last_operation))
+            .route(
+                "/v2/service_instances/{id}/service_bindings/{binding}",
+                put(bindings::bind).delete(bindings::unbind).get(bindings::fetch),
+            )
+            .route(
+                "/v2/service_instances/{id}/service_bindings/{binding}/last_operation",
+                get(bindings::last_operation),
+            )
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn_with_state(self.clone(), guard::guard))
             // It tells nothing that is not public, and tools fetch it before they sign in.

@@ -64,6 +64,36 @@ fn document() -> Value {
                     ("410", "It is gone", "Empty"),
                 ]),
             },
+            "/v2/service_instances/{instance_id}/service_bindings/{binding_id}": {
+                "put": operation("bind", "Give an API key to a client of a service",
+                    &[VERSION, ID, BINDING, INCOMPLETE, IDENTITY], Some("Bind"), &[
+                    ("200", "It is there, and just so", "Binding"),
+                    ("202", "It is being made", "Accepted"),
+                    ("404", "There is no such service", "Error"),
+                    ("409", "It is there, and otherwise", "Error"),
+                    ("422", "It cannot be had, or only asynchronously, or not now", "Error"),
+                ]),
+                "delete": operation("unbind", "Take an API key away",
+                    &[VERSION, ID, BINDING, INCOMPLETE, IDENTITY, SERVICE, PLAN], None, &[
+                    ("202", "It is being taken away", "Accepted"),
+                    ("410", "There is none", "Empty"),
+                    ("422", "Only asynchronously, or not now", "Error"),
+                ]),
+                "get": operation("fetch_binding", "The key: with its secret the first time, and never again",
+                    &[VERSION, ID, BINDING], None, &[
+                    ("200", "The key", "Binding"),
+                    ("404", "There is none, or it is being made or taken away", "Error"),
+                    ("422", "Others ask for it at the same time", "Error"),
+                ]),
+            },
+            "/v2/service_instances/{instance_id}/service_bindings/{binding_id}/last_operation": {
+                "get": operation("last_binding_operation", "How far a binding is",
+                    &[VERSION, ID, BINDING, OPERATION], None, &[
+                    ("200", "So far", "LastOperation"),
+                    ("404", "There is no such binding", "Error"),
+                    ("410", "It is gone", "Empty"),
+                ]),
+            },
         },
         "components": {
             "securitySchemes": { "platform": { "type": "http", "scheme": "basic" } },
@@ -75,6 +105,7 @@ fn document() -> Value {
 
 const VERSION: &str = "Version";
 const ID: &str = "InstanceId";
+const BINDING: &str = "BindingId";
 const INCOMPLETE: &str = "AcceptsIncomplete";
 const IDENTITY: &str = "OriginatingIdentity";
 const SERVICE: &str = "ServiceId";
@@ -140,6 +171,8 @@ fn parameters() -> Value {
             json!({ "type": "string", "pattern": "^2\\.[0-9]{1,9}$", "example": "2.17" })),
         ID: parameter("instance_id", "path", true,
             json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "example": "id-hello" })),
+        BINDING: parameter("binding_id", "path", true,
+            json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "example": "key-1" })),
         INCOMPLETE: parameter("accepts_incomplete", "query", false, json!({ "enum": ["true", "false"] })),
         IDENTITY: parameter("X-Broker-API-Originating-Identity", "header", false,
             json!({ "type": "string", "example": "cloudfoundry eyJ1c2VyX2lkIjogIjEifQ==" })),
@@ -201,6 +234,8 @@ fn schemas() -> Value {
             },
             "example": { "service_id": SERVICE_ID, "parameters": example() }
         },
+        "Bind": bind(),
+        "Binding": binding(&id),
         "Instance": {
             "type": "object",
             "required": ["service_id", "plan_id", "parameters"],
@@ -238,6 +273,54 @@ fn schemas() -> Value {
                     } }
                 }
             } } }
+        }
+    })
+}
+
+fn bind() -> Value {
+    json!({
+        "type": "object",
+        "required": ["service_id", "plan_id"],
+        "properties": {
+            "service_id": { "const": SERVICE_ID },
+            "plan_id": plan_ids(),
+            "context": { "type": "object" },
+            "bind_resource": { "type": "object" },
+            "predecessor_binding_id": { "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" },
+            "parameters": model::binding::bind_schema()
+        },
+        "example": {
+            "service_id": SERVICE_ID, "plan_id": STANDARD_PLAN_ID, "parameters": { "name": "billing" }
+        }
+    })
+}
+
+fn binding(id: &Value) -> Value {
+    json!({
+        "type": "object",
+        "required": ["credentials", "endpoints"],
+        "properties": {
+            "credentials": {
+                "type": "object",
+                "required": ["api_key_id", "header", "subject", "scopes", "uris"],
+                "properties": {
+                    "api_key_id": id,
+                    "api_key_secret": { "description": "The first time only", "type": "string" },
+                    "api_key": { "description": "Id and secret, as requests carry them", "type": "string" },
+                    "header": { "type": ["string", "null"] },
+                    "subject": id,
+                    "scopes": { "type": "array", "items": id },
+                    "uris": { "type": "array", "items": id }
+                }
+            },
+            "endpoints": { "type": "array", "items": {
+                "type": "object",
+                "required": ["host", "ports"],
+                "properties": {
+                    "host": id, "ports": { "type": "array", "items": id }, "protocol": { "type": "string" }
+                }
+            } },
+            "parameters": { "type": "object" }
         }
     })
 }

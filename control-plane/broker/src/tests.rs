@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 
+mod bindings;
 mod osb;
 mod tenants;
 

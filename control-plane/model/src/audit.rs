@@ -5,7 +5,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::{
-    InstanceId,
+    BindingId, InstanceId,
     instance::{Instance, OperationKind, OperationState},
     platforms::Owner,
 };
@@ -25,6 +25,9 @@ pub struct Entry {
     pub instance: InstanceId,
     /// By which operation, for all entries of one change.
     pub operation: String,
+    /// To which binding, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<BindingId>,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
@@ -44,6 +47,11 @@ pub enum Event {
         before: Option<State>,
         /// What it is to be; nothing, when it is to go.
         after: Option<State>,
+    },
+    /// The secret of a binding was shown, which happens once.
+    Shown {
+        /// To whom.
+        by: Caller,
     },
     /// The operation ended.
     Ended {
@@ -93,6 +101,7 @@ impl Entry {
             owner: instance.request.owner.clone(),
             instance: instance.id.clone(),
             operation: instance.operation.id.clone(),
+            binding: instance.operation.binding.clone(),
             event,
         }
     }

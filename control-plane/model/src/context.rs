@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Host, InstanceId,
+    binding::ApiKey,
     controls::Controls,
     instance::{Instance, Published},
     plan::Plan,
@@ -77,6 +78,9 @@ pub struct Service {
     pub rate_limits: Vec<ServiceLimit>,
     /// As in the service file.
     pub access_log: AccessLog,
+    /// Keys that its clients may use.
+    #[serde(default)]
+    pub api_keys: Vec<ServiceKey>,
     /// Chain and key for its hosts.
     pub certificate: Option<ServiceCertificate>,
 }
@@ -138,6 +142,29 @@ pub struct ServiceLimit {
     pub per: Vec<String>,
 }
 
+/// An API key, ready for a template, as `gatehouse.authn.v1.ApiKey.Key` has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceKey {
+    /// What stands before the secret.
+    pub id: String,
+    /// In base64.
+    pub salt: String,
+    /// Of the secret, in base64.
+    pub digest: String,
+    /// Who has it.
+    pub subject: String,
+    /// What its bearer may do.
+    pub scopes: Vec<String>,
+}
+
+impl ServiceKey {
+    fn of(key: &ApiKey) -> Self {
+        let (salt, digest) = key.hash.parts();
+        Self { id: key.id.clone(), salt, digest, subject: key.subject.clone(), scopes: key.scopes.clone() }
+    }
+}
+
 /// A certificate, ready for a template. Its `Debug` and every API leave the key out.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,6 +219,7 @@ impl Service {
             authz: authz.clone(),
             rate_limits: rate_limits.iter().enumerate().map(ServiceLimit::of).collect(),
             access_log: access_log.clone(),
+            api_keys: revision.keys.iter().map(ServiceKey::of).collect(),
             certificate: certificate
                 .map(|found| ServiceCertificate { chain: found.chain.clone(), key: found.key.clone() }),
         }

@@ -1,14 +1,15 @@
 //! A service instance, as the store keeps it: what was asked for, what is published, and what the fleet has
 //! proven to run.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::{
-    Host, InstanceId, InvalidService, ServiceFile, UpstreamRule,
+    BindingId, Host, InstanceId, InvalidService, ServiceFile, UpstreamRule,
+    binding::{ApiKey, Binding},
     job::Job,
     plan::{Limits, Plan},
     platforms::Owner,
@@ -36,8 +37,17 @@ pub struct Instance {
     /// Certificates that are served no more, by their issuer's names for them: to be discarded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced: Vec<String>,
+    /// Given to its clients.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bindings: BTreeMap<BindingId, Binding>,
+    /// Those that were taken away last, so that their platforms can be told so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unbound: Vec<BindingId>,
     /// The newest operation.
     pub operation: Operation,
+    /// The instance's own newest operation, while `operation` is one of a binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Box<Operation>>,
     /// Set when the instance was deprovisioned; the row stays, for its revision and its last operation.
     pub gone: bool,
     /// The store's, for conditional writes: 0 before the first.
@@ -91,6 +101,9 @@ pub struct Published {
     pub parameters: Value,
     /// The checked parameters.
     pub service: ServiceFile,
+    /// Keys that its clients may use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<ApiKey>,
 }
 
 fn requests_per_second() -> u32 {
@@ -143,6 +156,9 @@ pub struct Operation {
     pub id: String,
     /// What is being done.
     pub kind: OperationKind,
+    /// Upon which binding, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<BindingId>,
     /// How far it is.
     pub state: OperationState,
     /// For people.
@@ -159,6 +175,8 @@ pub enum OperationKind {
     Provision,
     Update,
     Deprovision,
+    Bind,
+    Unbind,
 }
 
 /// The states of OSB's `last_operation`.
@@ -223,9 +241,14 @@ impl Published {
         let parameters = instance.request.parameters.clone();
         let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed)?;
         let (plan, requests_per_second) = (instance.plan(), requests_per_second());
-        Ok(Self { rev: instance.revision, plan, requests_per_second, parameters, service })
+        let wanted = instance.bindings.values().filter(|binding| binding.is_wanted());
+        let keys = wanted.map(|binding| binding.key.clone()).collect();
+        Ok(Self { rev: instance.revision, plan, requests_per_second, parameters, service, keys })
     }
 }
+
+/// A platform asks for a binding that it took away within minutes, or never.
+const MAX_UNBOUND: usize = 20;
 
 /// What an operation has to do with a CDN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,6 +272,7 @@ impl OperationKind {
             (Self::Provision | Self::Update, CdnUse::Left) => &[Claim, Certificate, Dns, Publish, Fleet, Cdn],
             (Self::Deprovision, CdnUse::None) => &[Publish, Fleet, Dns, Certificate, Release],
             (Self::Deprovision, _) => &[Publish, Fleet, Dns, Cdn, Certificate, Release],
+            (Self::Bind | Self::Unbind, _) => &[Publish, Fleet],
         }
     }
 }
@@ -260,6 +284,7 @@ impl Operation {
         Self {
             id,
             kind,
+            binding: None,
             state: OperationState::InProgress,
             description: "queued".into(),
             steps: kind.steps(cdn).iter().map(step).collect(),
@@ -301,6 +326,9 @@ impl Instance {
             certificate: None,
             distribution: None,
             replaced: Vec::new(),
+            bindings: BTreeMap::new(),
+            unbound: Vec::new(),
+            settled: None,
             operation: Operation::new(String::new(), OperationKind::Provision, CdnUse::None),
             gone: false,
             version: 0,
@@ -333,6 +361,82 @@ impl Instance {
         self.operation = Operation::new(operation, kind, self.cdn_use());
     }
 
+    /// What the platform asked for the instance itself last; operations of its bindings have their own standing.
+    pub fn own_operation(&self) -> &Operation {
+        self.settled.as_deref().unwrap_or(&self.operation)
+    }
+
+    /// Begins to make this binding. The keys are part of a revision, so this is a new one.
+    pub fn bind(&mut self, id: BindingId, binding: Binding) {
+        self.begin_of_binding(&id, OperationKind::Bind, binding.operation.clone());
+        self.unbound.retain(|gone| *gone != id);
+        self.bindings.insert(id, binding);
+    }
+
+    /// Begins to take a binding away; nothing happens when it is not there.
+    pub fn unbind(&mut self, id: &BindingId, operation: String) {
+        let Some(binding) = self.bindings.get_mut(id) else { return };
+        binding.kind = OperationKind::Unbind;
+        binding.state = OperationState::InProgress;
+        binding.operation.clone_from(&operation);
+        binding.description = "queued".into();
+        binding.secret = None;
+        self.begin_of_binding(id, OperationKind::Unbind, operation);
+    }
+
+    fn begin_of_binding(&mut self, id: &BindingId, kind: OperationKind, operation: String) {
+        self.revision += 1;
+        let binding =
+            Operation { binding: Some(id.clone()), ..Operation::new(operation, kind, CdnUse::None) };
+        self.settled = Some(Box::new(std::mem::replace(&mut self.operation, binding)));
+    }
+
+    /// What is published from now on. A key that is taken away is not one that anything returns to.
+    pub fn publish(&mut self, published: Published) {
+        if self.operation.kind == OperationKind::Unbind
+            && let Some(proven) = &mut self.proven
+        {
+            proven.keys.retain(|key| published.keys.contains(key));
+        }
+        self.published = Some(published);
+    }
+
+    /// An operation of a binding has ended: that stands with the binding, and the instance's own operation is the newest
+    /// one again.
+    pub fn settle(&mut self) {
+        let Some(settled) = self.settled.take() else { return };
+        let ended = std::mem::replace(&mut self.operation, *settled);
+        let Some(id) = ended.binding else { return };
+        if (ended.kind, ended.state) == (OperationKind::Unbind, OperationState::Succeeded) {
+            self.forget_binding(&id);
+        } else if let Some(binding) = self.bindings.get_mut(&id) {
+            binding.state = ended.state;
+            binding.description = ended.description;
+            if ended.state == OperationState::Failed {
+                binding.secret = None;
+            }
+        }
+    }
+
+    /// Without a trace but that it was there.
+    pub fn forget_binding(&mut self, id: &BindingId) {
+        if self.bindings.remove(id).is_some() {
+            let most = MAX_UNBOUND.saturating_sub(1);
+            self.unbound.drain(..self.unbound.len().saturating_sub(most));
+            self.unbound.push(id.clone());
+        }
+    }
+
+    /// The instance is there no more, nor is what it gave to others.
+    pub fn leave(&mut self) {
+        self.published = None;
+        self.proven = None;
+        self.bindings.clear();
+        self.unbound.clear();
+        self.settled = None;
+        self.gone = true;
+    }
+
     /// The operation under way has failed, and the last good state stays: what the fleet has proven to run is published,
     /// and is what the instance is said to be, so that a repeat of the refused change is a change.
     pub fn fail(&mut self, step: Option<StepName>, cause: impl Into<String>) {
@@ -352,12 +456,10 @@ impl Instance {
 
     /// Forgets all but the revision, which is never used twice.
     pub fn purge(&mut self, operation: String, why: &str) {
-        self.published = None;
-        self.proven = None;
+        self.leave();
         self.certificate = None;
         self.distribution = None;
         self.replaced.clear();
-        self.gone = true;
         self.operation = Operation::new(operation, OperationKind::Deprovision, CdnUse::None);
         self.operation.state = OperationState::Succeeded;
         why.clone_into(&mut self.operation.description);

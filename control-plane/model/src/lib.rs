@@ -3,6 +3,7 @@
 pub mod service_file;
 
 pub mod audit;
+pub mod binding;
 pub mod instance;
 pub mod job;
 pub mod plan;
@@ -22,7 +23,7 @@ mod secret;
 mod upstream;
 
 pub use host::{Host, InvalidHost};
-pub use id::{InstanceId, InvalidInstanceId};
+pub use id::{BindingId, InstanceId, InvalidBindingId, InvalidInstanceId};
 pub use secret::SecretHash;
 pub use service_file::{InvalidService, ServiceFile, UpstreamRule, service_schema};
 pub use upstream::{InvalidUpstream, UpstreamUrl};

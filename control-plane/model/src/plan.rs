@@ -25,6 +25,8 @@ pub struct Limits {
     pub hosts: usize,
     /// Routes.
     pub routes: usize,
+    /// API keys that it may have given to its clients.
+    pub bindings: usize,
     /// Requests that a node takes for it in a second; more are 429 before any sidecar is asked.
     pub requests_per_second: u32,
 }
@@ -32,7 +34,7 @@ pub struct Limits {
 impl Default for Limits {
     /// The schema's own bounds, and what one node can do.
     fn default() -> Self {
-        Self { hosts: 20, routes: 100, requests_per_second: 20_000 }
+        Self { hosts: 20, routes: 100, bindings: 100, requests_per_second: 20_000 }
     }
 }
 

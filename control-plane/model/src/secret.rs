@@ -2,13 +2,14 @@
 
 use std::fmt::{self, Write as _};
 
-use serde::Deserialize;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize};
 
 /// A salted BLAKE3 hash: `blake3:<salt>:<hash>` in hexadecimal. It is fast, so the secrets must be long and random, as
 /// `gatehouse credentials` makes them; a slow hash would protect guessable ones, and let a flood of wrong ones starve
 /// the broker.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SecretHash {
     salt: [u8; 32],
     hash: blake3::Hash,
@@ -24,6 +25,19 @@ impl SecretHash {
     pub fn is_of(&self, secret: &str) -> bool {
         // `blake3::Hash` compares in constant time.
         blake3::keyed_hash(&self.salt, secret.as_bytes()) == self.hash
+    }
+}
+
+impl SecretHash {
+    /// Salt and hash, each in base64, as the JSON of our protos has bytes.
+    pub(crate) fn parts(&self) -> (String, String) {
+        (BASE64_STANDARD.encode(self.salt), BASE64_STANDARD.encode(self.hash.as_bytes()))
+    }
+}
+
+impl From<SecretHash> for String {
+    fn from(hash: SecretHash) -> Self {
+        hash.to_string()
     }
 }
 

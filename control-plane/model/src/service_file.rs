@@ -123,6 +123,12 @@ pub enum AuthMethod {
         /// JWS algorithms, none of them symmetric.
         algorithms: Vec<String>,
     },
+    /// A key that a binding of the service gave out.
+    ApiKey {
+        /// Where requests carry it.
+        #[serde(default = "key_header")]
+        header: String,
+    },
 }
 
 /// Which requests pass.
@@ -231,6 +237,10 @@ fn node() -> String {
     "node".into()
 }
 
+fn key_header() -> String {
+    "x-api-key".into()
+}
+
 fn default_timeout() -> Timeout {
     Timeout("15s".into(), Duration::from_secs(15))
 }
@@ -269,20 +279,25 @@ pub fn service_schema() -> &'static Value {
 /// So many errors are told at once; more would not be read.
 const MAX_ERRORS: usize = 10;
 
+/// Headers that end in `key` and carry none.
+const OTHER_KEYS: [&str; 2] = ["sec-websocket-key", "idempotency-key"];
+
 /// Each name is resolved again and again on each node.
 const MAX_URLS: usize = 200;
+
+/// A violation of a schema, with its field.
+pub(crate) fn told(error: &jsonschema::ValidationError<'_>) -> String {
+    match field_path(error.instance_path().as_str()) {
+        path if path.is_empty() => error.to_string(),
+        path => format!("{path}: {error}"),
+    }
+}
 
 impl ServiceFile {
     /// Checks everything that can be checked without knowing other services.
     pub fn parse(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
-        let broken: Vec<String> = VALIDATOR
-            .iter_errors(parameters)
-            .take(MAX_ERRORS)
-            .map(|error| match field_path(error.instance_path().as_str()) {
-                path if path.is_empty() => error.to_string(),
-                path => format!("{path}: {error}"),
-            })
-            .collect();
+        let broken: Vec<String> =
+            VALIDATOR.iter_errors(parameters).take(MAX_ERRORS).map(|error| told(&error)).collect();
         if !broken.is_empty() {
             return Err(InvalidService(broken));
         }
@@ -310,6 +325,13 @@ impl ServiceFile {
             }
             broken.extend(path_rule(&format!("{field}.path"), &route.path));
             broken.extend(route.upstream.broken_rules(&format!("{field}.upstream"), upstreams));
+        }
+        for (at, method) in self.auth.any.iter().enumerate() {
+            if let AuthMethod::ApiKey { header } = method
+                && OTHER_KEYS.contains(&header.as_str())
+            {
+                broken.push(format!("auth.any[{at}].api_key.header: {header} has another meaning"));
+            }
         }
         for (at, path) in self.auth.anonymous.iter().enumerate() {
             broken.extend(path_rule(&format!("auth.anonymous[{at}]"), path));
@@ -466,7 +488,17 @@ mod tests {
             json!(["http://a.test", "https://a.test"]),
             &["urls[1]:", "one scheme"],
         );
-        check("/auth/any/0", json!({"api_key": {"header": "x-api-key"}}), &["auth.any[0]:", "api_key"]);
+        check("/auth/any/0", json!({"basic": {}}), &["auth.any[0]:", "basic"]);
+        check(
+            "/auth/any/0",
+            json!({"api_key": {"header": "X-Key"}}),
+            &["auth.any[0].api_key.header:", "X-Key"],
+        );
+        check(
+            "/auth/any/0",
+            json!({"api_key": {"header": "sec-websocket-key"}}),
+            &["auth.any[0].api_key.header:", "another meaning"],
+        );
         check("/auth/any/0/jwt/algorithms", json!(["HS256"]), &["auth.any[0].jwt.algorithms[0]:", "HS256"]);
         check("/auth/any/0/jwt/audiences", json!([]), &["auth.any[0].jwt.audiences:"]);
         check("/auth/any/0/jwt/issuer", json!("http://id"), &["auth.any[0].jwt.issuer:", "http://id"]);

@@ -1,6 +1,10 @@
 //! What every store must do, whatever is behind it.
 
-use model::instance::{OperationKind, Request};
+use model::{
+    SecretHash,
+    binding::{ApiKey, BindRequest, Binding},
+    instance::{OperationKind, OperationState, Request},
+};
 use serde_json::json;
 
 use super::*;
@@ -286,7 +290,7 @@ async fn of_those_who_race_for_a_host_one_gets_it(store: &dyn Store) {
 }
 
 async fn all(store: &dyn Store) {
-    writers_at_once_hide_nothing_from_a_reader(store).await;
+    Box::pin(writers_at_once_hide_nothing_from_a_reader(store)).await;
     of_those_who_race_for_a_host_one_gets_it(store).await;
     an_instance_is_written_only_upon_the_version_that_was_read(store).await;
     only_what_changed_is_read_again(store).await;
@@ -433,6 +437,7 @@ async fn kms_wraps_the_keys_and_a_new_one_needs_no_restart() {
         not_after: OffsetDateTime::UNIX_EPOCH,
         name: None,
     });
+    made.bind("b-1".parse().unwrap(), binding("not shown yet"));
     let first = stored(&here, &made).await;
     assert_eq!(there.get(&made.id).await.unwrap(), Some(first.clone()));
     let rows = async || {
@@ -444,11 +449,36 @@ async fn kms_wraps_the_keys_and_a_new_one_needs_no_restart() {
     };
     let text = rows().await;
     assert!(text.contains("sealed:1:") && !text.contains("PRIVATE KEY"), "{text}");
+    assert!(!text.contains("not shown yet"), "{text}");
     assert!(here.add_key().await.unwrap());
     let second = stored(&here, &first).await;
     assert!(rows().await.contains("sealed:2:"));
     assert_eq!(there.get(&made.id).await.unwrap(), Some(second), "it meets the new key");
     assert_eq!(open().await.get(&made.id).await.unwrap().unwrap().certificate, made.certificate);
+}
+
+fn binding(secret: &str) -> Binding {
+    let key = ApiKey {
+        id: "0a".into(),
+        hash: SecretHash::of(secret, [7; 32]),
+        subject: "billing".into(),
+        scopes: Vec::new(),
+    };
+    Binding {
+        request: BindRequest {
+            service_id: String::new(),
+            plan_id: String::new(),
+            bind_resource: None,
+            predecessor: None,
+            parameters: None,
+        },
+        key,
+        secret: Some(secret.to_owned()),
+        operation: "op-b".into(),
+        kind: OperationKind::Bind,
+        state: OperationState::InProgress,
+        description: "queued".into(),
+    }
 }
 
 /// The table of our template, at an emulator.

@@ -1,14 +1,18 @@
 //! Encryption at rest: what is secret in an instance is sealed before it is written, and opened when it is read. The
 //! rest stays legible, for queries and for people with a copy of the database.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     rand,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use model::{InstanceId, instance::Instance};
+use model::{
+    BindingId, InstanceId,
+    binding::Binding,
+    instance::{Certificate, Instance},
+};
 
 /// Keys of AES-256-GCM. The first one seals, all of them open; without any, nothing is sealed.
 #[derive(Default)]
@@ -84,16 +88,16 @@ impl Keys {
 
     /// The instance as it is written.
     pub(crate) fn sealed(&self, mut instance: Instance) -> Result<Instance, InvalidKey> {
-        if let Some(certificate) = &mut instance.certificate {
-            certificate.key = self.seal(&certificate.key, &instance.id)?;
+        for secret in secrets(&mut instance.certificate, &mut instance.bindings) {
+            *secret = self.seal(secret, &instance.id)?;
         }
         Ok(instance)
     }
 
     /// The instance as it was before it was sealed.
     pub(crate) fn opened(&self, mut instance: Instance) -> Result<Instance, InvalidKey> {
-        if let Some(certificate) = &mut instance.certificate {
-            certificate.key = self.open(&certificate.key, &instance.id)?;
+        for secret in secrets(&mut instance.certificate, &mut instance.bindings) {
+            *secret = self.open(secret, &instance.id)?;
         }
         Ok(instance)
     }
@@ -125,6 +129,15 @@ impl Keys {
         let opened = key.open_in_place(nonce, Aad::from(of.as_str()), text).map_err(|_| damaged())?;
         String::from_utf8(opened.to_vec()).map_err(|_| damaged())
     }
+}
+
+/// What is secret in an instance.
+fn secrets<'a>(
+    certificate: &'a mut Option<Certificate>,
+    bindings: &'a mut BTreeMap<BindingId, Binding>,
+) -> impl Iterator<Item = &'a mut String> {
+    let shown_once = bindings.values_mut().filter_map(|binding| binding.secret.as_mut());
+    certificate.iter_mut().map(|certificate| &mut certificate.key).chain(shown_once)
 }
 
 #[cfg(test)]

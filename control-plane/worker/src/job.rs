@@ -168,15 +168,22 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
             }
             instance.operation.description = live(&instance);
         }
+        OperationKind::Bind => {
+            instance.proven.clone_from(&instance.published);
+            instance.operation.description = "the key is good on all nodes; fetch it, once".into();
+        }
+        OperationKind::Unbind => {
+            instance.proven.clone_from(&instance.published);
+            instance.operation.description = "the key is good nowhere any more".into();
+        }
         OperationKind::Deprovision => {
-            instance.proven = None;
-            instance.gone = true;
+            instance.leave();
             instance.operation.description = "gone from the fleet".into();
         }
     }
     instance.operation.state = OperationState::Succeeded;
     tracing::info!(instance = %instance.id, operation = instance.operation.id, "succeeded");
-    end(worker, &instance).await.map(drop).map_err(|error| chain(&error))
+    end(worker, &mut instance).await.map(drop).map_err(|error| chain(&error))
 }
 
 /// With the nodes that were not waited for, if any.
@@ -196,15 +203,16 @@ async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> 
     let stored = worker.store.get(id).await.map_err(|error| chain(&error))?;
     let Some(mut instance) = stored else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
-    let leaving = instance.operation.kind == OperationKind::Deprovision;
+    let kind = instance.operation.kind;
     instance.fail(Some(step), cause);
-    if end(worker, &instance).await.map_err(|error| chain(&error))? == Put::Conflict {
+    if end(worker, &mut instance).await.map_err(|error| chain(&error))? == Put::Conflict {
         // Another worker has it by now, and knows what to free.
         return Ok(());
     }
     // Only now: a host that is free while it is still published could become another's. If this fails, the host
     // stays with the instance, and its next operation frees it.
-    if !leaving && let Err(error) = keep_only_proven(worker, &instance).await {
+    let may_have_claimed = matches!(kind, OperationKind::Provision | OperationKind::Update);
+    if may_have_claimed && let Err(error) = keep_only_proven(worker, &instance).await {
         tracing::error!(instance = %instance.id, error, "hosts or names of the failed change are left over");
     }
     Ok(())
@@ -235,8 +243,9 @@ pub(crate) async fn put(worker: &Worker, instance: &Instance) -> Result<Put, Ste
 }
 
 /// Writes the instance, whose operation has ended, and that into the audit log.
-async fn end(worker: &Worker, instance: &Instance) -> Result<Put, StoreError> {
+async fn end(worker: &Worker, instance: &mut Instance) -> Result<Put, StoreError> {
     let entry = Entry::ended(instance);
+    instance.settle();
     worker.store.put(Write { entry: Some(&entry), ..Write::of(instance) }).await
 }
 

@@ -219,7 +219,7 @@ impl Worker {
     fn publish(&self, instance: &mut Instance) -> Result<String, StepError> {
         let limits = self.platforms.borrow().limits(instance.plan());
         let requests_per_second = limits.requests_per_second;
-        instance.published = Some(Published { requests_per_second, ..wanted(instance)? });
+        instance.publish(Published { requests_per_second, ..wanted(instance)? });
         Ok(format!("published revision {}", instance.revision))
     }
 

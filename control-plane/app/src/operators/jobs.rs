@@ -67,6 +67,7 @@ async fn fail(operators: &Operators, id: &InstanceId, operation: &str, by: &str)
         }
         instance.fail(None, format!("given up, and its job was dropped by the operator {by}"));
         let entry = Entry::ended(&instance);
+        instance.settle();
         let write = Write { entry: Some(&entry), ..Write::of(&instance) };
         if operators.store.put(write).await? != Put::Conflict {
             return Ok(());

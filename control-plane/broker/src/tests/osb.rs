@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn code(answer: &(StatusCode, Value)) -> (u16, Option<&str>) {
+pub(super) fn code(answer: &(StatusCode, Value)) -> (u16, Option<&str>) {
     (answer.0.as_u16(), answer.1["error"].as_str())
 }
 
-const ASYNC: (u16, Option<&str>) = (422, Some("AsyncRequired"));
-const BUSY: (u16, Option<&str>) = (422, Some("ConcurrencyError"));
-const LAST: &str = "/v2/service_instances/i-1/last_operation";
-const INSTANCE: &str = "/v2/service_instances/i-1";
+pub(super) const ASYNC: (u16, Option<&str>) = (422, Some("AsyncRequired"));
+pub(super) const BUSY: (u16, Option<&str>) = (422, Some("ConcurrencyError"));
+pub(super) const LAST: &str = "/v2/service_instances/i-1/last_operation";
+pub(super) const INSTANCE: &str = "/v2/service_instances/i-1";
 
 fn change(pointer: &str, value: Value) -> Value {
     let mut change = json!({"service_id": SERVICE_ID, "parameters": parameters()});
@@ -17,13 +17,13 @@ fn change(pointer: &str, value: Value) -> Value {
     change
 }
 
-fn limited(limit: &str) -> Value {
+pub(super) fn limited(limit: &str) -> Value {
     let mut change = json!({"service_id": SERVICE_ID, "parameters": parameters()});
     change["parameters"]["rate_limits"] = json!([{"limit": limit}]);
     change
 }
 
-async fn state(bench: &Bench) -> Instance {
+pub(super) async fn state(bench: &Bench) -> Instance {
     bench.store.get(&"i-1".parse().unwrap()).await.unwrap().unwrap()
 }
 
@@ -162,8 +162,10 @@ async fn osb_c1_c2_c3_and_c4_services_and_plans_are_named_once_and_always_alike(
 #[tokio::test]
 async fn osb_c5_and_c6_schemas_and_versions_are_as_the_spec_wants_them() {
     for plan in catalog().await["services"][0]["plans"].as_array().unwrap() {
-        for kind in ["create", "update"] {
-            let schema = &plan["schemas"]["service_instance"][kind]["parameters"];
+        for (of, kind) in
+            [("service_instance", "create"), ("service_instance", "update"), ("service_binding", "create")]
+        {
+            let schema = &plan["schemas"][of][kind]["parameters"];
             let text = schema.to_string();
             assert!(schema["$schema"].is_string() && text.len() <= 64 * 1024);
             assert!(text.split("\"$ref\":\"").skip(1).all(|rest| rest.starts_with('#')));
@@ -180,7 +182,9 @@ async fn osb_c7_what_is_offered_is_said() {
         (&service["plan_updateable"], &service["instances_retrievable"]),
         (&json!(true), &json!(true))
     );
-    assert_eq!((&service["bindable"], service.get("requires")), (&json!(false), None));
+    assert_eq!((&service["bindable"], &service["bindings_retrievable"]), (&json!(true), &json!(true)));
+    assert_eq!(service["plans"][0]["binding_rotatable"], true);
+    assert_eq!(service.get("requires"), None);
 }
 
 #[tokio::test]

@@ -51,19 +51,28 @@ fn line(entry: &Value) -> String {
     let owner = format!("{}/{}", text(&entry["owner"]["platform"]), text(&entry["owner"]["tenant"]));
     let what = match entry["event"].as_str() {
         Some("asked") => asked(entry),
+        Some("shown") => format!("{}{}", style("secret shown").bold(), by(entry)),
         _ => format!("{}: {}", style(text(&entry["state"])).bold(), text(&entry["description"])),
     };
-    format!("{}  {owner}  {}  {what}", text(&entry["at"]), text(&entry["instance"]))
+    let binding = entry["binding"].as_str().map(|id| format!(" binding {id}")).unwrap_or_default();
+    format!("{}  {owner}  {}{binding}  {what}", text(&entry["at"]), text(&entry["instance"]))
 }
 
-fn asked(entry: &Value) -> String {
-    let by = match &entry["by"]["identity"] {
+/// Who asked, for whom, and in which request.
+fn by(entry: &Value) -> String {
+    let by = &entry["by"];
+    let subject = by["subject"].as_str().map(|subject| format!(" as {subject}")).unwrap_or_default();
+    let identity = match &by["identity"] {
         Value::Null => String::new(),
         identity => format!(" for {identity}"),
     };
-    let request = entry["by"]["request"].as_str().map(|id| format!(" in request {id}")).unwrap_or_default();
+    let request = by["request"].as_str().map(|id| format!(" in request {id}")).unwrap_or_default();
+    format!("{subject}{identity}{request}")
+}
+
+fn asked(entry: &Value) -> String {
     let changed = changed(&entry["before"], &entry["after"]);
-    format!("{}{by}{request}{changed}", style(text(&entry["kind"])).bold())
+    format!("{}{}{changed}", style(text(&entry["kind"])).bold(), by(entry))
 }
 
 /// The fields of the service file that differ, for an update.

@@ -14,9 +14,12 @@ pub(crate) struct Target {
     /// The broker's address
     #[arg(long, env = "GATEHOUSE_BROKER", default_value = "http://127.0.0.1:8080")]
     broker: String,
-    /// user:password of a platform
+    /// user:password of a platform; with --token its name is enough
     #[arg(long, env = "GATEHOUSE_BROKER_CREDENTIALS", default_value = "dev:dev", hide_env_values = true)]
     credentials: String,
+    /// A token that the platform signs in with, such as the build server's own, in the place of the password
+    #[arg(long, env = "GATEHOUSE_BROKER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// Whose service it is; the same name of another tenant is another service
     #[arg(long, env = "GATEHOUSE_TENANT", default_value = "default")]
     tenant: String,
@@ -56,11 +59,11 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x4b0f_3f0e_7a53_5cb0_9d0a_6a1e_0c7e_57a
 
 impl Broker {
     pub(crate) fn connect(target: Target) -> anyhow::Result<Self> {
-        let (user, password) = target
-            .credentials
-            .split_once(':')
-            .context("--credentials: user:password, without a colon in the user")?;
-        let (user, password) = (user.to_owned(), password.to_owned());
+        let (user, password) = match (target.credentials.split_once(':'), &target.token) {
+            (Some((user, password)), _) => (user.to_owned(), password.to_owned()),
+            (None, Some(_)) => (target.credentials.clone(), String::new()),
+            (None, None) => bail!("--credentials: user:password, without a colon in the user"),
+        };
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
         Ok(Self { client, target, user, password })
     }
@@ -72,10 +75,13 @@ impl Broker {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client
-            .request(method, format!("{}{path}", self.target.broker.trim_end_matches('/')))
-            .basic_auth(&self.user, Some(&self.password))
-            .header("x-broker-api-version", API_VERSION)
+        let request =
+            self.client.request(method, format!("{}{path}", self.target.broker.trim_end_matches('/')));
+        let request = match &self.target.token {
+            Some(token) => request.bearer_auth(token),
+            None => request.basic_auth(&self.user, Some(&self.password)),
+        };
+        request.header("x-broker-api-version", API_VERSION)
     }
 
     /// Sends, and reads status and JSON.

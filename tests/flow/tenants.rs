@@ -79,3 +79,40 @@ async fn a_platforms_tenants_stay_within_what_operators_gave_them() {
     assert_eq!(listed[0]["owner"], json!({"platform": "ci", "tenant": "default"}));
     lab.stop().await;
 }
+
+/// A build server signs in with a token of its own; each platform sees what is its own.
+#[tokio::test]
+async fn a_platform_may_sign_in_with_a_token_and_sees_its_own_services_only() {
+    let mut lab = Lab::prepare(|_| ()).await;
+    let (ci, hash) = credentials(&lab, "ci").await;
+    let builds = json!({
+        "tokens": {"issuer": "https://id.example.test/", "audience": "gatehouse", "claims": {"sub": "build"}},
+        "tenant": "token.sub", "hosts": [{"name": "*.example.test", "tenants": ["build"]}],
+    });
+    let others = json!({"secrets": [hash], "hosts": [{"name": "*.other.test"}]});
+    let file = lab.folder().join("platforms.yaml");
+    fs::write(&file, json!({"platforms": {"builds": builds, "ci": others}}).to_string()).unwrap();
+    lab.stack.layout.control_plane_args.push(format!("--platforms={}", file.display()));
+    lab.stack.start(|_| ()).await.unwrap();
+    let path = lab.folder().join("hello.yaml");
+    fs::write(&path, lab.service("hello").parameters.to_string()).unwrap();
+    let token = async |subject: &str, audience: &str| {
+        let output = lab.gatehouse(&["token", "--subject", subject, "--audience", audience]).await;
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let good = token("build", "gatehouse").await;
+    for bad in [token("mallory", "gatehouse").await, token("build", "hello").await, "x".into()] {
+        let args = ["apply", path.to_str().unwrap(), "--credentials", "builds", "--token", &bad];
+        let (applied, text) = lab.run(&args).await;
+        assert!(!applied && text.contains("401"), "{text}");
+    }
+    let args = ["apply", path.to_str().unwrap(), "--credentials", "builds", "--token", &good];
+    let (applied, text) = lab.run(&args).await;
+    assert!(applied && text.contains("live: hello.example.test"), "{text}");
+    let (_, own) = lab.run(&["status", "--credentials", "builds", "--token", &good]).await;
+    let (_, others) = lab.run(&["status", "--credentials", &ci]).await;
+    assert!(own.contains("hello.example.test") && !others.contains("hello.example.test"), "{own}{others}");
+    let (_, text) = lab.run(&["audit"]).await;
+    assert!(text.contains("builds/build"), "{text}");
+    lab.stop().await;
+}

@@ -25,7 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use broker::Credentials;
+use broker::{Credentials, Issuers};
 use model::{context::Context, platforms::Platforms};
 use queue::Queue;
 use serde_json::json;
@@ -48,6 +48,7 @@ pub(crate) struct Operators {
     pub(crate) contexts: Option<watch::Receiver<Arc<Context>>>,
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) platforms: watch::Receiver<Arc<Platforms>>,
+    pub(crate) issuers: Arc<Issuers>,
     /// Names and tokens of those who may decide.
     pub(crate) people: Arc<Vec<Credentials>>,
     pub(crate) group: String,
@@ -83,6 +84,12 @@ impl Operators {
             .route("/api/held/{id}/confirm", post(controls::confirm))
             .layer(middleware::from_fn_with_state(self.clone(), operators_only));
         Router::new().route("/api/status", get(status::status)).merge(own).with_state(self)
+    }
+
+    /// The platform whose credentials a request carries.
+    fn platform(&self, headers: &HeaderMap) -> Option<String> {
+        let platforms = self.platforms.borrow();
+        broker::authorized(headers, &platforms, &self.issuers).map(|found| found.platform.to_owned())
     }
 
     /// The operator whose token a request carries.

@@ -8,7 +8,7 @@ use std::{
 use ads::{Discovery, Hub, Limits, Metrics};
 use anyhow::Context as _;
 use axum::Router;
-use broker::Broker;
+use broker::{Broker, Issuers};
 use context::Sources;
 use model::platforms::Platforms;
 use prometheus_client::registry::Registry;
@@ -24,7 +24,7 @@ use tokio::{
 use worker::{Reconciler, Retries, Worker};
 
 use crate::{
-    config::{self, Config, Roles},
+    config::{self, Config},
     engines::{self, Engines, Providers},
     folder, listener,
     operators::Operators,
@@ -65,7 +65,6 @@ impl App {
 
     pub(crate) async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, http, xds, engines: Engines { store, queue } } = self;
-        let Roles { broker, worker, .. } = config.roles;
         let (mut registry, readiness) = (Registry::default(), Readiness::new());
         let mut tasks = JoinSet::new();
         let group = config.edge.group.clone();
@@ -77,8 +76,9 @@ impl App {
         let followed = followed.context("--platforms")?;
         let platforms = followed.platforms.clone();
         tasks.spawn(followed.follow());
-        let router = if broker { new_broker(&config, &store, &platforms).router() } else { Router::new() };
-        let reconciler = if worker {
+        let issuers = Arc::new(new_issuers(&config).context("--issuer")?);
+        let router = broker_router(&config, &store, &platforms, &issuers);
+        let reconciler = if config.roles.worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
             let worker = new_worker(&config, &store, &queue, &platforms).await?;
             let reconciler = new_reconciler(&config, &worker, &replica);
@@ -132,7 +132,6 @@ impl App {
             let discovery = Discovery::new(hub.clone(), stopping);
             nodes = tokio::spawn(xds::serve(listener, tls, discovery, shutdown.clone()));
         }
-        let people = Arc::new(config.operators);
         let operators = Operators {
             store,
             queue,
@@ -142,7 +141,8 @@ impl App {
             contexts: seen,
             history,
             platforms,
-            people,
+            issuers,
+            people: Arc::new(config.operators),
             group,
             reconciler,
         };
@@ -182,19 +182,29 @@ async fn drain<T>(requests: JoinHandle<T>, nodes: JoinHandle<()>) {
     }
 }
 
-fn new_broker(
+/// Nothing, where this process is no broker.
+fn broker_router(
     config: &Config,
     store: &Arc<dyn Store>,
     platforms: &watch::Receiver<Arc<Platforms>>,
-) -> Broker {
-    let issuers = config.edge.issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
-    Broker {
+    issuers: &Arc<Issuers>,
+) -> Router {
+    if !config.roles.broker {
+        return Router::new();
+    }
+    let broker = Broker {
         store: store.clone(),
         platforms: platforms.clone(),
         upstreams: config.upstreams,
         plans: engines::plans(config).into(),
-        issuers: Arc::new(issuers),
-    }
+        issuers: issuers.clone(),
+    };
+    broker.router()
+}
+
+fn new_issuers(config: &Config) -> anyhow::Result<Issuers> {
+    let sets = config.edge.issuers.iter().map(|known| (known.issuer.as_str(), known.jwks.as_str()));
+    Issuers::new(sets).map_err(anyhow::Error::msg)
 }
 
 fn new_metrics(registry: &mut Registry) -> (Metrics, publisher::Metrics) {

@@ -10,9 +10,9 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use model::{audit::Caller, platforms::Platforms};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{Broker, answer::Answer};
+use crate::{Broker, Issuers, answer::Answer};
 
 const API_VERSION: HeaderName = HeaderName::from_static("x-broker-api-version");
 const REQUEST_IDENTITY: HeaderName = HeaderName::from_static("x-broker-api-request-identity");
@@ -36,19 +36,39 @@ impl fmt::Debug for Credentials {
 /// Who asks.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asking {
-    /// The user name of the credentials.
+    /// Its name.
     pub(crate) platform: String,
+    /// The claims of the token that it signed in with; nothing, when that was a secret.
+    pub(crate) token: Option<Map<String, Value>>,
     /// For whom.
     pub(crate) caller: Caller,
 }
 
-/// Whose credentials the request carries: the name of a platform.
-pub fn authorized<'a>(headers: &HeaderMap, known: &'a Platforms) -> Option<&'a str> {
-    let encoded = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, encoded) = encoded.split_once(' ')?;
+/// Whose credentials a request carries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SignedIn<'a> {
+    /// The name of a platform.
+    pub platform: &'a str,
+    /// The claims of its token; nothing, when it has shown a secret.
+    pub token: Option<Map<String, Value>>,
+}
+
+/// Basic credentials with a secret of a platform, or a token that is as good (RFC 6750 section 2.1).
+pub fn authorized<'a>(headers: &HeaderMap, known: &'a Platforms, issuers: &Issuers) -> Option<SignedIn<'a>> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, given) = text.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        let (platform, claims) = issuers.platform(given.trim(), known)?;
+        return Some(SignedIn { platform, token: Some(claims) });
+    }
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
+    let platform = by_secret(given, known)?;
+    Some(SignedIn { platform, token: None })
+}
+
+fn by_secret<'a>(encoded: &str, known: &'a Platforms) -> Option<&'a str> {
     let given = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (user, secret) = given.split_once(':')?;
     let (name, platform) = known.find(user)?;
@@ -104,10 +124,11 @@ async fn told(response: Response) -> Response {
 /// Who asks, or what it is told.
 fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Asking, Box<Response>> {
     let platforms = broker.platforms.borrow();
-    let Some(platform) = authorized(headers, &platforms) else {
-        let refusal = Answer::refused(StatusCode::UNAUTHORIZED, "basic credentials of a platform are needed");
+    let Some(SignedIn { platform, token }) = authorized(headers, &platforms, &broker.issuers) else {
+        let refusal = Answer::refused(StatusCode::UNAUTHORIZED, "credentials of a platform are needed");
         let mut response = refusal.into_response();
-        let challenge = HeaderValue::from_static("Basic realm=\"gatehouse\", charset=\"UTF-8\"");
+        let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\", Bearer realm=\"gatehouse\"";
+        let challenge = HeaderValue::from_static(challenge);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         return Err(Box::new(response));
     };
@@ -123,7 +144,9 @@ fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Asking, Box<Response
     }
     let identity = identity(headers).map_err(|refused| Box::new(refused.into_response()))?;
     let request = headers.get(&REQUEST_IDENTITY).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    Ok(Asking { platform: platform.to_owned(), caller: Caller { identity, request } })
+    let subject = token.as_ref().and_then(|claims| claims.get("sub")?.as_str().map(str::to_owned));
+    let caller = Caller { identity, subject, request };
+    Ok(Asking { platform: platform.to_owned(), token, caller })
 }
 
 /// OSB "Originating Identity": the platform's kind, and in base64 a JSON object that says for whom it asks.

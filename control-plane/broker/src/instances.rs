@@ -351,9 +351,9 @@ impl Broker {
         }
         for (at, method) in service.auth.any.iter().enumerate() {
             if let AuthMethod::Jwt { issuer, .. } = method
-                && !self.issuers.contains(issuer)
+                && !self.issuers.names().any(|known| known == issuer)
             {
-                let known = self.issuers.join(", ");
+                let known = self.issuers.names().collect::<Vec<_>>().join(", ");
                 return Err(Answer::bad_request(format!(
                     "parameters: auth.any[{at}].jwt.issuer: one whose keys the edge has ({known}), got {issuer:?}"
                 )));

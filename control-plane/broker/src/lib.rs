@@ -7,6 +7,7 @@ mod instances;
 
 mod answer;
 mod guard;
+mod issuers;
 mod openapi;
 mod tenants;
 
@@ -23,7 +24,8 @@ use store::Store;
 use tokio::sync::watch;
 
 pub use catalog::{SERVICE_ID, STANDARD_PLAN_ID};
-pub use guard::{Credentials, authorized, same};
+pub use guard::{Credentials, SignedIn, authorized, same};
+pub use issuers::Issuers;
 
 /// What the broker needs.
 #[derive(Debug, Clone)]
@@ -36,8 +38,8 @@ pub struct Broker {
     pub upstreams: UpstreamRule,
     /// Those that can be ordered here.
     pub plans: Arc<[Plan]>,
-    /// Issuers whose keys the fleet has. A service that trusts another one could never let anybody in.
-    pub issuers: Arc<Vec<String>>,
+    /// Issuers whose keys are here, and on the fleet. A service that trusts another one could never let anybody in.
+    pub issuers: Arc<Issuers>,
 }
 
 /// A service file with 1,000 rules is about 100 KB.

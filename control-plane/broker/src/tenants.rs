@@ -29,6 +29,15 @@ impl Broker {
                 })?;
                 value.to_owned()
             }
+            TenantBy::Token(claim) => {
+                let value = asking.token.as_ref().and_then(|claims| claims.get(claim)?.as_str());
+                let value = value.filter(|text| !text.is_empty()).ok_or_else(|| {
+                    Answer::bad_request(format!(
+                        "Authorization: must be a token with the claim {claim:?}, which names the tenant of this platform"
+                    ))
+                })?;
+                value.to_owned()
+            }
         };
         Ok(Owner { platform: asking.platform.clone(), tenant })
     }

@@ -6,6 +6,7 @@ use axum::{
     http::{Method, Request as HttpRequest, Response, StatusCode},
 };
 use http_body_util::BodyExt as _;
+use jwt::testing::{ISSUER, jwks};
 use model::{
     SecretHash,
     instance::{Instance, OperationState},
@@ -46,7 +47,7 @@ fn bench_with(platforms: Platforms, plans: &[Plan]) -> Bench {
         platforms,
         upstreams: UpstreamRule::LoopbackAllowed,
         plans: plans.into(),
-        issuers: Arc::new(vec!["https://id.example.test/".into()]),
+        issuers: Arc::new(Issuers::new([(ISSUER, jwks().as_str())]).unwrap()),
     };
     Bench { router: broker.router(), store, platforms: sender, _folder: folder }
 }

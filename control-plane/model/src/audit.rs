@@ -68,6 +68,9 @@ pub struct Caller {
     /// Of `X-Broker-API-Originating-Identity`: whom the platform acted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Value>,
+    /// Of the token that the platform signed in with: its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// `X-Broker-API-Request-Identity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     Host, SecretHash,
@@ -46,7 +47,11 @@ pub struct Platforms {
 #[serde(deny_unknown_fields)]
 pub struct Platform {
     /// Hashes of its secrets; two at a time while one is replaced.
+    #[serde(default)]
     pub secrets: Vec<SecretHash>,
+    /// Tokens that are as good as a secret.
+    #[serde(default)]
+    pub tokens: Option<TokenRule>,
     /// What of a request names the tenant.
     #[serde(default)]
     pub tenant: TenantBy,
@@ -55,6 +60,18 @@ pub struct Platform {
     /// Of each tenant.
     #[serde(default)]
     pub quota: Quota,
+}
+
+/// Which tokens of an issuer are of a platform (OpenID Connect).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRule {
+    /// Equal to the claim `iss`; one whose keys the control plane has.
+    pub issuer: String,
+    /// In the claim `aud`.
+    pub audience: String,
+    /// All of these are as said. At least one: whoever else the issuer signs for could ask for the same audience.
+    pub claims: BTreeMap<String, Value>,
 }
 
 /// What of a request names the tenant.
@@ -68,6 +85,8 @@ pub enum TenantBy {
     Space,
     /// `originating_identity.<field>`: of the value of `X-Broker-API-Originating-Identity`.
     Identity(String),
+    /// `token.<claim>`: of the token that the platform signed in with.
+    Token(String),
 }
 
 /// Hosts, and who may claim them.
@@ -162,6 +181,16 @@ impl TryFrom<PlatformsFile> for Platforms {
                     "platforms: a name of 1 to 64 of the characters A-Z a-z 0-9 - . _, got {name:?}"
                 ));
             }
+            if platform.tokens.as_ref().is_some_and(|tokens| tokens.claims.is_empty()) {
+                return invalid(format!(
+                    "platforms.{name}.tokens.claims: at least one; without any, whoever the issuer signs for would be this platform"
+                ));
+            }
+            if platform.tokens.is_none() && matches!(platform.tenant, TenantBy::Token(_)) {
+                return invalid(format!(
+                    "platforms.{name}.tenant: of a token, and the platform takes no `tokens`"
+                ));
+            }
             if platform.hosts.is_empty() {
                 return invalid(format!("platforms.{name}.hosts: at least one rule; \"*\" is every name"));
             }
@@ -186,6 +215,7 @@ impl Platforms {
         let all = [rule("", false), rule(PRIVATE, true)];
         let platform = |hash| Platform {
             secrets: vec![hash],
+            tokens: None,
             tenant: TenantBy::default(),
             hosts: all.to_vec(),
             quota: Quota::default(),
@@ -205,6 +235,12 @@ impl Platforms {
     /// One of them, with the name under which it is kept.
     pub fn find(&self, name: &str) -> Option<(&str, &Platform)> {
         self.by_name.get_key_value(name).map(|(name, platform)| (name.as_str(), platform))
+    }
+
+    /// Those that sign in with tokens.
+    pub fn with_tokens(&self) -> impl Iterator<Item = (&str, &TokenRule)> {
+        let all = self.by_name.iter();
+        all.filter_map(|(name, platform)| Some((name.as_str(), platform.tokens.as_ref()?)))
     }
 
     /// How long a host that was freed is kept for who had it.
@@ -265,11 +301,16 @@ impl TryFrom<String> for TenantBy {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match (text.as_str(), text.strip_prefix("originating_identity.")) {
+        match (text.as_str(), text.split_once('.')) {
             ("organization_guid", _) => Ok(Self::Organization),
             ("space_guid", _) => Ok(Self::Space),
-            (_, Some(field)) if !field.is_empty() => Ok(Self::Identity(field.to_owned())),
-            _ => Err(format!("organization_guid, space_guid or originating_identity.<field>, got {text:?}")),
+            (_, Some(("originating_identity", field))) if !field.is_empty() => {
+                Ok(Self::Identity(field.to_owned()))
+            }
+            (_, Some(("token", claim))) if !claim.is_empty() => Ok(Self::Token(claim.to_owned())),
+            _ => Err(format!(
+                "organization_guid, space_guid, originating_identity.<field> or token.<claim>, got {text:?}"
+            )),
         }
     }
 }
@@ -398,6 +439,11 @@ mod tests {
             (platform(json!({"hosts": []})), "platforms.cf.hosts: at least one"),
             (platform(json!({"hosts": [{"name": "a.*.test"}]})), "\"a.*.test\""),
             (platform(json!({"tenant": "team"})), "\"team\""),
+            (platform(json!({"tenant": "token.repository"})), "platforms.cf.tenant: of a token"),
+            (
+                platform(json!({"tokens": {"issuer": "https://i", "audience": "a", "claims": {}}})),
+                "platforms.cf.tokens.claims: at least one",
+            ),
             (platform(json!({"quota": {"instnces": 1}})), "instnces"),
             (platform(json!({"color": 1})), "color"),
         ] {

@@ -4,13 +4,13 @@ use api::{
     authn::{Jwt, Method, Policy},
     path::RequestPath,
 };
+use jwt::Refusal;
 use sidecar::ext_authz::{Decision, Facts, Record};
 
 use crate::{
     api_key,
     credentials::{Presented, bearer, header},
     identity::{Identity, KEY},
-    jwt::{self, Refusal},
     metrics::DecisionResult,
     state::Snapshot,
 };
@@ -80,7 +80,7 @@ fn identify(
         let methods: Vec<&Jwt> = tokens.iter().map(|(_, jwt)| *jwt).collect();
         let keys_of = |issuer: &str| state.keys.get(issuer).map(|keys| &**keys);
         match jwt::verify(token, &methods, keys_of, now) {
-            Ok((nth, identity)) => note(tokens[nth].0, identity),
+            Ok(verified) => note(tokens[verified.method].0, verified.into()),
             Err(Refusal::Invalid(why)) => return Err(Stop::Invalid(why.to_string())),
             Err(Refusal::NoKeys) => return Err(Stop::NoKeys),
         }
@@ -174,7 +174,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::jwt::tests::{ISSUER, NOW, good, keys};
+    use jwt::testing::{ISSUER, NOW, good, keys};
 
     fn state() -> Snapshot {
         let mut state = Snapshot::default();

@@ -1,6 +1,7 @@
 //! Who sends a request, whichever way it was proven.
 
 use api::authn::PolicyId;
+use jwt::Verified;
 use sidecar::ext_authz::{Decision, Record};
 
 /// The key of this sidecar in the dynamic metadata.
@@ -19,6 +20,19 @@ pub(crate) struct Identity {
     pub(crate) expires: Option<f64>,
     /// The id of the credential itself, where it has one that is not secret.
     pub(crate) credential: Option<String>,
+}
+
+impl From<Verified> for Identity {
+    fn from(token: Verified) -> Self {
+        Self {
+            method: "jwt",
+            issuer: Some(token.issuer),
+            subject: token.subject,
+            scopes: token.scopes,
+            expires: Some(token.expires),
+            credential: None,
+        }
+    }
 }
 
 impl Identity {

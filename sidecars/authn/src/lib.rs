@@ -6,8 +6,6 @@ mod credentials;
 mod identity;
 
 mod api_key;
-mod jwt;
-mod keys;
 mod metrics;
 mod service;
 mod state;

@@ -4,10 +4,9 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use api::{ResourceType, authn::Policy, key_set::KeySet, pb};
 use arc_swap::ArcSwap;
+use jwt::Keys;
 use prost::Message as _;
 use xds::{Handler, Table};
-
-use crate::keys::Keys;
 
 /// Read by every request.
 #[derive(Default)]

@@ -14,11 +14,15 @@ use serde_json::{Value, json};
 use super::{Operators, store_is_away, unauthorized};
 
 pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Response {
-    let is_platform = broker::authorized(&headers, &operators.platforms.borrow()).is_some();
-    if !is_platform && operators.operator(&headers).is_none() {
-        let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\"";
+    let platform = operators.platform(&headers);
+    if platform.is_none() && operators.operator(&headers).is_none() {
+        let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\", Bearer realm=\"gatehouse\"";
         return unauthorized(challenge, "credentials of a platform or the token of an operator are needed");
     }
+    // Others' services are not a platform's affair.
+    let may_see = |instance: &&Instance| {
+        platform.as_ref().is_none_or(|platform| instance.request.owner.platform == *platform)
+    };
     let read = async {
         let (instances, _) = operators.store.changed_since(0).await?;
         Ok((instances, operators.store.controls(&operators.group).await?))
@@ -29,9 +33,10 @@ pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMa
     };
     let faults = operators.faults.get().clone();
     let loads = operators.hub.loads();
-    let live = instances.iter().filter(|instance| !instance.gone);
-    let services: Vec<_> = live.map(|instance| service(instance, loads.get(&instance.id))).collect();
+    let shown: Vec<_> = instances.iter().filter(|instance| !instance.gone).filter(may_see).collect();
+    let services: Vec<_> = shown.iter().map(|instance| service(instance, loads.get(&instance.id))).collect();
     let refused: Vec<_> = (faults.services.iter())
+        .filter(|(id, _)| platform.is_none() || shown.iter().any(|instance| instance.id == **id))
         .map(|(id, refusal)| json!({"instance": id, "revision": refusal.rev, "cause": refusal.cause}))
         .collect();
     let held: Vec<_> = faults.held.iter().map(|held| json!({"id": held.id, "why": held.why})).collect();

@@ -53,6 +53,50 @@ async fn status_with(bench: &Bench, credentials: &str) -> StatusCode {
     bench.raw(request).await.status()
 }
 
+/// As a build server signs in: with a token of its own, whose claims say which platform and tenant it is.
+#[tokio::test]
+async fn a_token_of_a_platforms_issuer_is_as_good_as_a_secret() {
+    let bench = bench_of(
+        serde_json::from_value(json!({
+            "platforms": {"ci": {
+                "tokens": {"issuer": ISSUER, "audience": "gatehouse", "claims": {"owner": "acme"}},
+                "tenant": "token.repository", "hosts": [{"name": "*.example.test", "tenants": ["acme/shop"]}],
+            }},
+        }))
+        .unwrap(),
+    );
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let claims = json!({
+        "iss": ISSUER, "sub": "repo:acme/shop", "aud": "gatehouse", "exp": now + 60,
+        "owner": "acme", "repository": "acme/shop",
+    });
+    let ask = async |change: Value| {
+        let mut claims = claims.clone();
+        claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let token = jwt::testing::token(&jwt::testing::header(), &claims);
+        let mut request = request(Method::PUT, PUT, &body());
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        bench.raw(request).await.status().as_u16()
+    };
+    for (change, status) in [
+        (json!({"owner": "mallory"}), 401),
+        (json!({"owner": ["acme"]}), 401),
+        (json!({"aud": "other"}), 401),
+        (json!({"iss": "https://evil.test/"}), 401),
+        (json!({"exp": now - 60}), 401),
+        (json!({"repository": "acme/other"}), 400),
+        (json!({"repository": 7}), 400),
+        (json!({}), 202),
+    ] {
+        assert_eq!(ask(change.clone()).await, status, "{change}");
+    }
+    let made = bench.store.get(&"i-1".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(made.request.owner.to_string(), "ci/acme/shop");
+    let log = bench.store.audit(&model::audit::Query::default()).await.unwrap();
+    let model::audit::Event::Asked { by, .. } = &log[0].event else { panic!("{log:?}") };
+    assert_eq!(by.subject.as_deref(), Some("repo:acme/shop"));
+}
+
 #[tokio::test]
 async fn a_secret_can_be_replaced_while_both_are_good() {
     let bench = bounded();

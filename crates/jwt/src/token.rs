@@ -7,11 +7,27 @@ use api::authn::{Algorithm, Jwt};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{identity::Identity, keys::Keys};
+use crate::Keys;
+
+/// What a token says of its bearer, proven by its issuer's signature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    /// Which of the methods it was verified for.
+    pub method: usize,
+    /// `iss`
+    pub issuer: String,
+    /// `sub`
+    pub subject: String,
+    /// `scope` or `scp`.
+    pub scopes: Vec<String>,
+    /// `exp`: seconds since the epoch.
+    pub expires: f64,
+}
 
 /// Why a token is refused. The text is for the client, and tells nothing that helps to forge one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidToken {
+#[allow(missing_docs)]
+pub enum InvalidToken {
     #[error("the token is malformed")]
     Malformed,
     #[error("the token is too long")]
@@ -36,7 +52,7 @@ pub(crate) enum InvalidToken {
 
 /// Why there is no identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The client's fault.
     Invalid(InvalidToken),
     /// Ours: the keys of a trusted issuer are not here.
@@ -116,13 +132,16 @@ impl OneOrMany {
     }
 }
 
-/// Verifies a token for whichever of the methods trusts its issuer, and says which. `now` in seconds since the epoch.
-pub(crate) fn verify<'k>(
+/// Verifies a token for whichever of the methods trusts its issuer. `now` in seconds since the epoch.
+///
+/// # Errors
+/// The token is not good for any of them, or the keys of its issuer are not here.
+pub fn verify<'k>(
     token: &str,
     methods: &[&Jwt],
     keys_of: impl Fn(&str) -> Option<&'k Keys>,
     now: f64,
-) -> Result<(usize, Identity), Refusal> {
+) -> Result<Verified, Refusal> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(InvalidToken::TooLong.into());
     }
@@ -149,7 +168,7 @@ pub(crate) fn verify<'k>(
     {
         return Err(InvalidToken::Signature.into());
     }
-    Ok((nth, check_claims(claims, method, now)?))
+    Ok(Verified { method: nth, ..check_claims(claims, method, now)? })
 }
 
 fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
@@ -158,7 +177,7 @@ fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
     if json.first() == Some(&b'{') { Ok(json) } else { Err(InvalidToken::Malformed) }
 }
 
-fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Identity, InvalidToken> {
+fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Verified, InvalidToken> {
     if !claims.aud.as_slice().iter().any(|audience| method.audiences.contains(audience)) {
         return Err(InvalidToken::Audience);
     }
@@ -181,14 +200,13 @@ fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Identity, Inva
     // Some issuers say `scp`, as a list or separated by spaces.
     let others = claims.scp.iter().flat_map(OneOrMany::as_slice).flat_map(|list| list.split(' '));
     scopes.extend(others.filter(|scope| !scope.is_empty()).map(str::to_owned));
-    Ok(Identity {
-        method: "jwt",
-        issuer: Some(claims.iss),
-        subject: claims.sub,
-        scopes,
-        expires: Some(claims.exp),
-        credential: None,
-    })
+    Ok(Verified { method: 0, issuer: claims.iss, subject: claims.sub, scopes, expires: claims.exp })
+}
+
+/// All claims of a token that was verified.
+pub fn claims_of(token: &str) -> serde_json::Map<String, serde_json::Value> {
+    let claims = token.split('.').nth(1).and_then(|claims| decoded(claims).ok());
+    claims.and_then(|claims| serde_json::from_slice(&claims).ok()).unwrap_or_default()
 }
 
 fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
@@ -206,69 +224,17 @@ fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use api::{key_set::KeySet, pb};
-    use jsonwebtoken::{EncodingKey, Header as LibraryHeader, jwk::Jwk};
+mod tests {
+    use jsonwebtoken::{EncodingKey, Header as LibraryHeader};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::testing::{ISSUER, NOW, RSA, claims, good, header, keys, method, signed, token};
 
-    pub(crate) const ISSUER: &str = "https://id.example.test/";
-    pub(crate) const NOW: f64 = 1_800_000_000.0;
-    /// Made for these tests alone.
-    const EC: &str = include_str!("../testdata/es256.pem");
-    const RSA: &str = include_str!("../testdata/rs256.pem");
-
-    fn ec() -> EncodingKey {
-        EncodingKey::from_ec_pem(EC.as_bytes()).unwrap()
-    }
-
-    pub(crate) fn keys() -> Keys {
-        let mut ec = Jwk::from_encoding_key(&ec(), jsonwebtoken::Algorithm::ES256).unwrap();
-        ec.common.key_id = Some("ec".into());
-        let rsa = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
-        let mut rsa = Jwk::from_encoding_key(&rsa, jsonwebtoken::Algorithm::RS256).unwrap();
-        rsa.common.key_id = Some("rsa".into());
-        let jwks = json!({"keys": [ec, rsa]}).to_string();
-        let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks }).unwrap();
-        Keys::new(set).unwrap()
-    }
-
-    pub(crate) fn method() -> Jwt {
-        let algorithms = vec![Algorithm::ES256, Algorithm::RS256];
-        Jwt { issuer: ISSUER.into(), audiences: vec!["hello".into()], algorithms }
-    }
-
-    pub(crate) fn claims() -> Value {
-        json!({"iss": ISSUER, "sub": "alice", "aud": ["hello", "other"], "exp": NOW + 60.0, "iat": NOW, "scope": "read write"})
-    }
-
-    fn header() -> Value {
-        json!({"alg": "ES256", "kid": "ec", "typ": "JWT"})
-    }
-
-    /// Signs whatever it is given.
-    fn signed(header: &str, claims: &str) -> String {
-        let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
-        let message = format!("{}.{}", encode(header), encode(claims));
-        let signature =
-            jsonwebtoken::crypto::sign(message.as_bytes(), &ec(), jsonwebtoken::Algorithm::ES256).unwrap();
-        format!("{message}.{signature}")
-    }
-
-    pub(crate) fn token(header: &Value, claims: &Value) -> String {
-        signed(&header.to_string(), &claims.to_string())
-    }
-
-    pub(crate) fn good() -> String {
-        token(&header(), &claims())
-    }
-
-    fn read(token: &str) -> Result<Identity, Refusal> {
+    fn read(token: &str) -> Result<Verified, Refusal> {
         let keys = keys();
         verify(token, &[&method()], |issuer| (issuer == ISSUER).then_some(&keys), NOW)
-            .map(|(_, identity)| identity)
     }
 
     #[track_caller]

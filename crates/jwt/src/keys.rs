@@ -4,7 +4,7 @@ use api::{authn::Algorithm, key_set::KeySet};
 use jsonwebtoken::DecodingKey;
 
 /// All usable keys of an issuer.
-pub(crate) struct Keys(Vec<Key>);
+pub struct Keys(Vec<Key>);
 
 struct Key {
     id: Option<String>,
@@ -13,8 +13,11 @@ struct Key {
 }
 
 impl Keys {
-    /// Keys that the library cannot take are left out; none left is an error.
-    pub(crate) fn new(set: KeySet) -> Result<Self, String> {
+    /// Keys that the library cannot take are left out.
+    ///
+    /// # Errors
+    /// None is left.
+    pub fn new(set: KeySet) -> Result<Self, String> {
         let keys: Vec<_> = (set.keys.into_iter())
             .filter_map(|key| {
                 let decoding = DecodingKey::from_jwk(&key.jwk).ok()?;

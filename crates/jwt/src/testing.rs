@@ -1,0 +1,69 @@
+//! Makes tokens, good and bad, for tests of this crate and of those that use it.
+
+// A test that cannot go on says so and ends.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc, missing_docs)]
+
+use api::{
+    authn::{Algorithm, Jwt},
+    key_set::KeySet,
+    pb,
+};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{EncodingKey, jwk::Jwk};
+use serde_json::{Value, json};
+
+use crate::Keys;
+
+pub const ISSUER: &str = "https://id.example.test/";
+pub const NOW: f64 = 1_800_000_000.0;
+/// Made for these tests alone.
+const EC: &str = include_str!("../testdata/es256.pem");
+pub const RSA: &str = include_str!("../testdata/rs256.pem");
+
+fn ec() -> EncodingKey {
+    EncodingKey::from_ec_pem(EC.as_bytes()).unwrap()
+}
+
+pub fn jwks() -> String {
+    let mut ec = Jwk::from_encoding_key(&ec(), jsonwebtoken::Algorithm::ES256).unwrap();
+    ec.common.key_id = Some("ec".into());
+    let rsa = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
+    let mut rsa = Jwk::from_encoding_key(&rsa, jsonwebtoken::Algorithm::RS256).unwrap();
+    rsa.common.key_id = Some("rsa".into());
+    json!({"keys": [ec, rsa]}).to_string()
+}
+
+pub fn keys() -> Keys {
+    let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks() }).unwrap();
+    Keys::new(set).unwrap()
+}
+
+pub fn method() -> Jwt {
+    let algorithms = vec![Algorithm::ES256, Algorithm::RS256];
+    Jwt { issuer: ISSUER.into(), audiences: vec!["hello".into()], algorithms }
+}
+
+pub fn claims() -> Value {
+    json!({"iss": ISSUER, "sub": "alice", "aud": ["hello", "other"], "exp": NOW + 60.0, "iat": NOW, "scope": "read write"})
+}
+
+pub fn header() -> Value {
+    json!({"alg": "ES256", "kid": "ec", "typ": "JWT"})
+}
+
+/// Signs whatever it is given.
+pub fn signed(header: &str, claims: &str) -> String {
+    let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let message = format!("{}.{}", encode(header), encode(claims));
+    let signature =
+        jsonwebtoken::crypto::sign(message.as_bytes(), &ec(), jsonwebtoken::Algorithm::ES256).unwrap();
+    format!("{message}.{signature}")
+}
+
+pub fn token(header: &Value, claims: &Value) -> String {
+    signed(&header.to_string(), &claims.to_string())
+}
+
+pub fn good() -> String {
+    token(&header(), &claims())
+}

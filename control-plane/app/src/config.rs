@@ -24,7 +24,7 @@ use crate::{
     edge::{Edge, OriginSecrets},
     engines::AwsSettings,
     folder::Folder,
-    keys,
+    followed, keys,
     state::StateCommand,
 };
 
@@ -90,6 +90,9 @@ pub(crate) struct Args {
     /// Development: local issuer and CA, loopback upstreams, credentials dev:dev, an operator with the token dev
     #[arg(long, global = true)]
     pub(crate) dev: bool,
+    /// YAML: what is to go wrong on purpose, so that platforms can be tested; watched
+    #[arg(long, global = true, env = "GATEHOUSE_FAULTS", requires = "dev")]
+    pub(crate) faults: Option<PathBuf>,
     /// Seconds that a job is hidden from other workers, unless its worker extends it
     #[arg(long, global = true, default_value_t = 30)]
     pub(crate) job_lease_secs: u64,
@@ -201,6 +204,7 @@ pub(crate) struct Config {
     pub(crate) validate_with: Vec<PathBuf>,
     pub(crate) platforms: Platforms,
     pub(crate) platforms_file: Option<PathBuf>,
+    pub(crate) faults_file: Option<PathBuf>,
     pub(crate) operators: Vec<Credentials>,
     pub(crate) upstreams: UpstreamRule,
     pub(crate) job_lease: Duration,
@@ -274,6 +278,7 @@ impl Config {
             validate_with: args.validate_with.clone(),
             platforms: platforms(args)?,
             platforms_file: args.platforms.clone(),
+            faults_file: args.faults.clone(),
             operators: operators(args)?,
             upstreams: if args.dev { UpstreamRule::LoopbackAllowed } else { UpstreamRule::NoLoopback },
             job_lease: Duration::from_secs(args.job_lease_secs),
@@ -345,7 +350,7 @@ pub(crate) fn validator(
 
 fn platforms(args: &Args) -> anyhow::Result<Platforms> {
     match &args.platforms {
-        Some(path) => crate::platforms::read(path).context("--platforms"),
+        Some(path) => followed::read(path).context("--platforms"),
         None if args.dev => Ok(dev::platforms()),
         None => bail!("--platforms: a file with the platforms that may order is needed (or --dev)"),
     }

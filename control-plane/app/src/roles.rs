@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use axum::Router;
 use broker::{Broker, Issuers};
 use context::Sources;
-use model::platforms::Platforms;
+use model::{faults::Faults, platforms::Platforms};
 use prometheus_client::registry::Registry;
 use queue::Queue;
 use resources::History;
@@ -26,9 +26,10 @@ use worker::{Reconciler, Retries, Worker};
 use crate::{
     config::{self, Config},
     engines::{self, Engines, Providers},
-    folder, listener,
+    folder,
+    followed::{self, Followed},
+    listener,
     operators::Operators,
-    platforms::Followed,
     publisher::{self, Publisher, SharedFaults},
     reporter,
     variant::Settings,
@@ -72,15 +73,12 @@ impl App {
         let replica = format!("{}/{}", hostname(), config.http);
         let hub = Arc::new(Hub::new(vec![config.edge.group()], &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
-        let followed = Followed::new(config.platforms.clone(), config.platforms_file.as_deref());
-        let followed = followed.context("--platforms")?;
-        let platforms = followed.platforms.clone();
-        tasks.spawn(followed.follow());
+        let said = Said::follow(&config, &mut tasks)?;
         let issuers = Arc::new(new_issuers(&config).context("--issuer")?);
-        let router = broker_router(&config, &store, &platforms, &issuers);
+        let router = broker_router(&config, &store, &said, &issuers);
         let reconciler = if config.roles.worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
-            let worker = new_worker(&config, &store, &queue, &platforms).await?;
+            let worker = new_worker(&config, &store, &queue, &said).await?;
             let reconciler = new_reconciler(&config, &worker, &replica);
             if config.reconcile_every.is_some() {
                 tasks.spawn(reconciler.clone().run());
@@ -140,7 +138,7 @@ impl App {
             sources,
             contexts: seen,
             history,
-            platforms,
+            platforms: said.platforms,
             issuers,
             people: Arc::new(config.operators),
             group,
@@ -182,19 +180,35 @@ async fn drain<T>(requests: JoinHandle<T>, nodes: JoinHandle<()>) {
     }
 }
 
+/// What operators say in files, and may change while everything runs.
+struct Said {
+    platforms: watch::Receiver<Arc<Platforms>>,
+    faults: watch::Receiver<Arc<Faults>>,
+}
+
+impl Said {
+    fn follow(config: &Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Self> {
+        let platforms = Followed::new(config.platforms.clone(), config.platforms_file.as_deref());
+        let platforms = platforms.context("--platforms")?;
+        let path = config.faults_file.as_deref();
+        let faults = path.map(followed::read).transpose().context("--faults")?.unwrap_or_default();
+        let faults = Followed::new(faults, path).context("--faults")?;
+        let said = Self { platforms: platforms.value.clone(), faults: faults.value.clone() };
+        tasks.spawn(platforms.follow());
+        tasks.spawn(faults.follow());
+        Ok(said)
+    }
+}
+
 /// Nothing, where this process is no broker.
-fn broker_router(
-    config: &Config,
-    store: &Arc<dyn Store>,
-    platforms: &watch::Receiver<Arc<Platforms>>,
-    issuers: &Arc<Issuers>,
-) -> Router {
+fn broker_router(config: &Config, store: &Arc<dyn Store>, said: &Said, issuers: &Arc<Issuers>) -> Router {
     if !config.roles.broker {
         return Router::new();
     }
     let broker = Broker {
         store: store.clone(),
-        platforms: platforms.clone(),
+        platforms: said.platforms.clone(),
+        faults: said.faults.clone(),
         upstreams: config.upstreams,
         plans: engines::plans(config).into(),
         issuers: issuers.clone(),
@@ -237,13 +251,14 @@ async fn new_worker(
     config: &Config,
     store: &Arc<dyn Store>,
     queue: &Arc<dyn Queue>,
-    platforms: &watch::Receiver<Arc<Platforms>>,
+    said: &Said,
 ) -> anyhow::Result<Worker> {
     let Providers { certificates, dns, cdn } = Providers::new(config).await?;
     Ok(Worker {
         store: store.clone(),
         queue: queue.clone(),
-        platforms: platforms.clone(),
+        platforms: said.platforms.clone(),
+        faults: said.faults.clone(),
         certificates,
         dns,
         cdn,

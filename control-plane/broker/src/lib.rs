@@ -6,6 +6,7 @@ mod catalog;
 mod instances;
 
 mod answer;
+mod faults;
 mod guard;
 mod issuers;
 mod openapi;
@@ -19,7 +20,7 @@ use axum::{
     middleware,
     routing::{get, put},
 };
-use model::{UpstreamRule, plan::Plan, platforms::Platforms};
+use model::{UpstreamRule, faults::Faults, plan::Plan, platforms::Platforms};
 use store::Store;
 use tokio::sync::watch;
 
@@ -34,6 +35,8 @@ pub struct Broker {
     pub store: Arc<dyn Store>,
     /// Who may ask, and for how much; from the next request on when it changes.
     pub platforms: watch::Receiver<Arc<Platforms>>,
+    /// What is to go wrong on purpose.
+    pub faults: watch::Receiver<Arc<Faults>>,
     /// Where upstreams may be.
     pub upstreams: UpstreamRule,
     /// Those that can be ordered here.
@@ -67,6 +70,8 @@ impl Broker {
                 get(bindings::last_operation),
             )
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            // Of those that are called at all: `MatchedPath` is known inside of a route only.
+            .route_layer(middleware::from_fn_with_state(self.clone(), faults::inject))
             .layer(middleware::from_fn_with_state(self.clone(), guard::guard))
             // It tells nothing that is not public, and tools fetch it before they sign in.
             .route("/v2/openapi.json", get(openapi::openapi))

@@ -26,6 +26,7 @@ struct Bench {
     router: Router,
     store: Arc<SqliteStore>,
     platforms: watch::Sender<Arc<Platforms>>,
+    faults: watch::Sender<Arc<Faults>>,
     _folder: tempfile::TempDir,
 }
 
@@ -42,14 +43,16 @@ fn bench_with(platforms: Platforms, plans: &[Plan]) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap());
     let (sender, platforms) = watch::channel(Arc::new(platforms));
+    let faults = watch::Sender::default();
     let broker = Broker {
         store: store.clone(),
         platforms,
+        faults: faults.subscribe(),
         upstreams: UpstreamRule::LoopbackAllowed,
         plans: plans.into(),
         issuers: Arc::new(Issuers::new([(ISSUER, jwks().as_str())]).unwrap()),
     };
-    Bench { router: broker.router(), store, platforms: sender, _folder: folder }
+    Bench { router: broker.router(), store, platforms: sender, faults, _folder: folder }
 }
 
 fn parameters() -> Value {
@@ -114,6 +117,38 @@ impl Bench {
         bench.end(OperationState::Succeeded, |_| {}).await;
         bench
     }
+}
+
+#[tokio::test]
+async fn answers_go_wrong_as_they_are_asked_to() {
+    let bench = Bench::live().await;
+    let ask = |faults: Value| {
+        bench.faults.send_replace(Arc::new(serde_json::from_value(json!({"faults": faults})).unwrap()))
+    };
+    ask(json!([{"on": ["provision"], "instance": "chaos", "then": {"answer": 500}}]));
+    let other = "/v2/service_instances/chaos-1?accepts_incomplete=true";
+    assert_eq!(bench.send(Method::PUT, other, &body()).await.0, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(bench.store.get(&"chaos-1".parse().unwrap()).await.unwrap(), None, "nothing was done");
+    assert_eq!(
+        bench.send(Method::PUT, PUT, &body()).await.0,
+        StatusCode::OK,
+        "another's id begins otherwise"
+    );
+    ask(json!([{"on": ["deprovision"], "then": {"answer_afterwards": 503}, "times": 1}]));
+    assert_eq!(
+        bench.send(Method::DELETE, &delete_uri(), &Value::Null).await.0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(
+        bench.send(Method::DELETE, &delete_uri(), &Value::Null).await.0,
+        StatusCode::ACCEPTED,
+        "begun"
+    );
+    ask(json!([{"on": ["catalog"], "then": {"malformed": true}}]));
+    assert_eq!(bench.send(Method::GET, "/v2/catalog", &Value::Null).await, (StatusCode::OK, Value::Null));
+    let mut nobody = request(Method::GET, "/v2/catalog", &Value::Null);
+    nobody.headers_mut().remove("authorization");
+    assert_eq!(bench.raw(nobody).await.status(), StatusCode::UNAUTHORIZED, "only for who may ask at all");
 }
 
 #[tokio::test]

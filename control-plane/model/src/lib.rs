@@ -11,6 +11,7 @@ pub mod platforms;
 
 pub mod controls;
 pub mod drift;
+pub mod faults;
 pub mod fleet;
 
 pub mod context;

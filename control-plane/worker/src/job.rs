@@ -3,6 +3,7 @@
 use model::{
     InstanceId,
     audit::Entry,
+    faults::{Call, Effect},
     instance::{Instance, OperationKind, OperationState, StepName, StepState},
 };
 use queue::Lease;
@@ -128,6 +129,7 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
 
 /// Does one step and writes down that it is done. A conflict is read anew by the caller's loop.
 async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Result<(), StepError> {
+    go_wrong(worker, &instance).await?;
     let doing = worker.step(&mut instance, step);
     let detail = if step == StepName::Fleet {
         doing.await?
@@ -140,6 +142,31 @@ async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Res
     instance.operation.note(step, StepState::Done, detail);
     put(worker, &instance).await?;
     Ok(())
+}
+
+/// What was asked for to go wrong with an operation, for as long as it is asked for.
+async fn go_wrong(worker: &Worker, instance: &Instance) -> Result<(), StepError> {
+    let call = match instance.operation.kind {
+        OperationKind::Provision => Call::Provision,
+        OperationKind::Update => Call::Update,
+        OperationKind::Deprovision => Call::Deprovision,
+        OperationKind::Bind => Call::Bind,
+        OperationKind::Unbind => Call::Unbind,
+    };
+    let mut faults = worker.faults.clone();
+    loop {
+        let effect = faults.borrow_and_update().of_operation(call, &instance.id);
+        match effect {
+            Some(Effect::Fails(why)) => return Err(StepError::Refused(why)),
+            Some(Effect::NeverEnds(_)) => {
+                tracing::warn!(instance = %instance.id, ?call, "never ends, as was asked for");
+                if faults.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// All steps are done. On the last try what cannot be cleaned up is left over; the revision is live all the same.

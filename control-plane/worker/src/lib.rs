@@ -14,7 +14,7 @@ pub mod dns;
 
 use std::{sync::Arc, time::Duration};
 
-use model::platforms::Platforms;
+use model::{faults::Faults, platforms::Platforms};
 use queue::Queue;
 use store::Store;
 use tokio::{sync::watch, task::JoinSet};
@@ -38,6 +38,8 @@ pub struct Worker {
     pub queue: Arc<dyn Queue>,
     /// Who may have which hosts, and how many.
     pub platforms: watch::Receiver<Arc<Platforms>>,
+    /// What is to go wrong on purpose.
+    pub faults: watch::Receiver<Arc<Faults>>,
     /// Who issues certificates.
     pub certificates: Arc<dyn Certificates>,
     /// Where names are published.

@@ -78,6 +78,7 @@ fn bench(trouble: &[Trouble]) -> Bench {
         queue: queue.clone(),
         // Kept by the receiver: nobody changes it.
         platforms: watch::channel(Arc::new(everything)).1,
+        faults: watch::channel(Arc::default()).1,
         certificates: Arc::new(certificates::LocalCa::open(&folder.path().join("ca")).unwrap()),
         dns: names.clone(),
         cdn: Arc::new(NoCdn),
@@ -165,6 +166,25 @@ async fn what_does_not_pass_by_fails_the_operation_with_its_cause() {
         assert_eq!(known.published, None);
         assert_eq!(bench.queue.dead().await.unwrap(), [], "the operation says it; nobody has to look for it");
     }
+}
+
+#[tokio::test]
+async fn an_operation_fails_or_never_ends_when_that_is_asked_for() {
+    let faults = |then: serde_json::Value| {
+        let faults = json!({"faults": [{"on": ["provision"], "then": then}]});
+        Arc::new(serde_json::from_value(faults).unwrap())
+    };
+    let (asked, receiver) = watch::channel(faults(json!({"never_ends": true})));
+    let mut bench = bench(&[]);
+    bench.worker.faults = receiver;
+    bench.ask().await;
+    // Longer than all tries of a step together.
+    let never = tokio::time::timeout(Duration::from_millis(1_500), bench.ended()).await;
+    assert!(never.is_err(), "{never:?}");
+    asked.send_replace(faults(json!({"fails": "as was asked for"})));
+    let known = bench.ended().await;
+    let told = (known.operation.state, known.operation.description.as_str());
+    assert_eq!(told, (OperationState::Failed, "as was asked for"));
 }
 
 /// Its worker could not even write that it is given up, again and again.

@@ -1,4 +1,4 @@
-//! Follows the file that says which platforms may order what.
+//! Follows a YAML file that says something to a running process: which platforms may order, what is to go wrong.
 
 use std::{
     fs,
@@ -7,26 +7,26 @@ use std::{
 };
 
 use anyhow::Context as _;
-use model::platforms::Platforms;
 use runtime::files::{FileWatch, folder_of};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-/// The platforms, and the task that follows their file, where there is one.
-pub(crate) struct Followed {
-    pub(crate) platforms: watch::Receiver<Arc<Platforms>>,
-    sender: watch::Sender<Arc<Platforms>>,
+/// What the file says, and the task that follows it, where there is one.
+pub(crate) struct Followed<T> {
+    pub(crate) value: watch::Receiver<Arc<T>>,
+    sender: watch::Sender<Arc<T>>,
     file: Option<(PathBuf, FileWatch)>,
 }
 
 /// Reads the file.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Platforms> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     serde_norway::from_str(&text).with_context(|| path.display().to_string())
 }
 
-impl Followed {
-    /// Begins with platforms that were read; without a file they stay as they are.
-    pub(crate) fn new(platforms: Platforms, file: Option<&Path>) -> anyhow::Result<Self> {
+impl<T: DeserializeOwned> Followed<T> {
+    /// Begins with what was read; without a file it stays so.
+    pub(crate) fn new(value: T, file: Option<&Path>) -> anyhow::Result<Self> {
         let file = match file {
             None => None,
             Some(path) => {
@@ -36,8 +36,8 @@ impl Followed {
                 Some((path.to_owned(), watch.with_context(|| format!("watching {}", path.display()))?))
             }
         };
-        let (sender, platforms) = watch::channel(Arc::new(platforms));
-        Ok(Self { platforms, sender, file })
+        let (sender, value) = watch::channel(Arc::new(value));
+        Ok(Self { value, sender, file })
     }
 
     /// Reads the file anew when it changes. One that cannot be used changes nothing.
@@ -46,12 +46,12 @@ impl Followed {
         loop {
             watch.changed().await;
             match read(&path) {
-                Ok(platforms) => {
-                    tracing::info!(path = %path.display(), "new platforms");
-                    self.sender.send_replace(Arc::new(platforms));
+                Ok(value) => {
+                    tracing::info!(path = %path.display(), "read anew");
+                    self.sender.send_replace(Arc::new(value));
                 }
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "the platforms stay as they were");
+                    tracing::error!(error = format!("{error:#}"), "everything stays as it was");
                 }
             }
         }

@@ -8,6 +8,8 @@ mod edge;
 mod engines;
 mod folder;
 mod followed;
+#[cfg(test)]
+mod interleavings;
 mod items;
 mod keys;
 mod listener;

@@ -256,7 +256,12 @@ impl Config {
              address, got {}",
             args.xds
         );
-        ensure!(args.job_lease_secs > 0, "--job-lease-secs: at least 1, got 0");
+        let longest = queue::LONGEST_HIDDEN.as_secs();
+        ensure!(
+            (1..=longest).contains(&args.job_lease_secs),
+            "--job-lease-secs: 1 to {longest}, got {}",
+            args.job_lease_secs
+        );
         ensure!(
             (1..=100).contains(&args.fleet_percent),
             "--fleet-percent: 1 to 100, got {}",

@@ -52,6 +52,18 @@ enum Happening {
     Redelivered(usize),
 }
 
+impl Ask {
+    fn instance(self) -> usize {
+        match self {
+            Self::Provision(one, _)
+            | Self::Update(one, _)
+            | Self::Deprovision(one)
+            | Self::Bind(one, _)
+            | Self::Unbind(one, _) => one,
+        }
+    }
+}
+
 const INSTANCES: usize = 3;
 /// Short, so that what a dead worker held comes again soon.
 const LEASE: Duration = Duration::from_millis(40);
@@ -82,7 +94,7 @@ struct Bench {
     worker: Worker,
     /// What was accepted, in the order in which it was: operation, instance, and what it is to end in.
     accepted: Vec<(String, InstanceId, Ask)>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn id(instance: usize) -> InstanceId {
@@ -148,10 +160,21 @@ impl Bench {
             },
             fleet: FleetRule::default(),
         };
-        Self { router: broker.router(), store, queue, names, worker, accepted: Vec::new(), _folder: folder }
+        Self { router: broker.router(), store, queue, names, worker, accepted: Vec::new(), folder }
     }
 
     async fn ask(&mut self, ask: Ask) {
+        let (status, answer) = self.send(ask).await;
+        assert!(status.as_u16() < 500, "{ask:?}: {status}");
+        if status == StatusCode::ACCEPTED {
+            let operation = answer["operation"].as_str().unwrap().to_owned();
+            if !self.accepted.iter().any(|(known, ..)| *known == operation) {
+                self.accepted.push((operation, id(ask.instance()), ask));
+            }
+        }
+    }
+
+    async fn send(&self, ask: Ask) -> (StatusCode, Value) {
         let ids = format!("service_id={SERVICE_ID}&plan_id={STANDARD_PLAN_ID}");
         let order = |parameters: Value| {
             json!({
@@ -159,20 +182,15 @@ impl Bench {
                 "space_guid": "s", "parameters": parameters,
             })
         };
-        let (method, instance, rest, body) = match ask {
-            Ask::Provision(one, variant) => {
-                (Method::PUT, one, String::new(), order(parameters(one, variant)))
-            }
-            Ask::Update(one, variant) => (Method::PATCH, one, String::new(), order(parameters(one, variant))),
-            Ask::Deprovision(one) => (Method::DELETE, one, String::new(), Value::Null),
-            Ask::Bind(one, binding) => {
-                (Method::PUT, one, format!("/service_bindings/{}", binding_id(binding)), order(json!({})))
-            }
-            Ask::Unbind(one, binding) => {
-                (Method::DELETE, one, format!("/service_bindings/{}", binding_id(binding)), Value::Null)
-            }
+        let of = |binding| format!("/service_bindings/{}", binding_id(binding));
+        let (method, rest, body) = match ask {
+            Ask::Provision(one, variant) => (Method::PUT, String::new(), order(parameters(one, variant))),
+            Ask::Update(one, variant) => (Method::PATCH, String::new(), order(parameters(one, variant))),
+            Ask::Deprovision(_) => (Method::DELETE, String::new(), Value::Null),
+            Ask::Bind(_, binding) => (Method::PUT, of(binding), order(json!({}))),
+            Ask::Unbind(_, binding) => (Method::DELETE, of(binding), Value::Null),
         };
-        let id = id(instance);
+        let id = id(ask.instance());
         let request = Request::builder()
             .method(method)
             .uri(format!("/v2/service_instances/{id}{rest}?accepts_incomplete=true&{ids}"))
@@ -182,15 +200,8 @@ impl Bench {
             .unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status();
-        assert!(status.as_u16() < 500, "{ask:?}: {status}");
-        if status == StatusCode::ACCEPTED {
-            let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-            let answer: Value = serde_json::from_slice(&bytes).unwrap();
-            let operation = answer["operation"].as_str().unwrap().to_owned();
-            if !self.accepted.iter().any(|(known, ..)| *known == operation) {
-                self.accepted.push((operation, id, ask));
-            }
-        }
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap())
     }
 
     /// Works for so many writes, or until there is nothing to do; then the worker dies.
@@ -333,6 +344,32 @@ async fn play(story: Vec<Happening>) {
             Happening::Redelivered(instance) => bench.redeliver(instance).await,
         }
     }
+    bench.drain().await;
+    fleet.abort();
+    relay.abort();
+    bench.check().await;
+}
+
+/// Another process has the database for longer than writers wait: the broker says that it cannot, workers try again.
+#[tokio::test]
+async fn a_store_that_fails_between_two_steps_costs_time_and_nothing_else() {
+    let mut bench = Bench::new();
+    let fleet = tokio::spawn(acknowledge(bench.store.clone()));
+    let relay = tokio::spawn(worker::relay(bench.store.clone(), bench.queue.clone()));
+    bench.ask(Ask::Provision(0, 1)).await;
+    // The first steps.
+    bench.crash(3, None).await;
+    let path = bench.folder.path().join("gatehouse.db");
+    let other = sqlite::rusqlite::Connection::open(path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let refused = bench.send(Ask::Provision(1, 0));
+    let running = bench.worker.clone().run(std::future::pending());
+    tokio::select! {
+        (status, _) = refused => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        () = running => unreachable!(),
+    }
+    other.execute_batch("COMMIT").unwrap();
+    bench.ask(Ask::Update(0, 2)).await;
     bench.drain().await;
     fleet.abort();
     relay.abort();

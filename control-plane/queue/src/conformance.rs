@@ -156,6 +156,20 @@ async fn sqlite_keeps_jobs_over_a_restart() {
     assert_eq!(received(&SqliteQueue::open(&path).unwrap(), LONG).await.job, job("a"));
 }
 
+/// Its worker had a clock that was a day ahead, and was put right.
+#[tokio::test]
+async fn a_clock_that_jumps_back_hides_no_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gatehouse.db");
+    let queue = SqliteQueue::open(&path).unwrap();
+    queue.send(&[job("a")]).await.unwrap();
+    received(&queue, LONG).await;
+    let file = ::sqlite::Database::open(&path).unwrap();
+    let sql = "UPDATE jobs SET visible_at_ms = visible_at_ms + 86400000";
+    file.write(move |db| Ok(::sqlite::Written::Keep(db.execute(sql, [])?))).await.unwrap();
+    assert_eq!(received(&queue, LONG).await.job, job("a"));
+}
+
 #[tokio::test]
 async fn a_job_that_cannot_be_read_keeps_no_other_waiting() {
     let folder = tempfile::tempdir().unwrap();

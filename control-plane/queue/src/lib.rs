@@ -65,6 +65,9 @@ pub struct Depth {
 /// Dead letters that one answer holds; the oldest come first, and the rest when those are dealt with.
 pub const DEAD_PAGE: u32 = 500;
 
+/// No lease is longer, and no pause. What is hidden for longer was hidden by a clock that was ahead, and is not hidden.
+pub const LONGEST_HIDDEN: Duration = Duration::from_secs(600);
+
 /// The capability.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync {

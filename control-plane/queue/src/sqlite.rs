@@ -11,7 +11,7 @@ use sqlite::{
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::{DEAD_PAGE, DeadLetter, Depth, Lease, Queue, QueueError};
+use crate::{DEAD_PAGE, DeadLetter, Depth, LONGEST_HIDDEN, Lease, Queue, QueueError};
 
 /// Jobs that this process sends wake a worker at once; those of another process, and those whose lease has
 /// ended, are found at this pace.
@@ -79,9 +79,10 @@ impl SqliteQueue {
     /// Whether there is something to take: to look writes nothing.
     async fn is_waiting(&self) -> Result<bool, QueueError> {
         self.read("looking for a job", |db| {
-            let sql =
-                "SELECT EXISTS (SELECT 1 FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL)";
-            Ok(db.prepare_cached(sql)?.query_row([now_ms()], |row| row.get(0))?)
+            let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL)
+                 OR EXISTS (SELECT 1 FROM jobs WHERE visible_at_ms > ?2 AND dead_since_ms IS NULL)";
+            let now = params![now_ms(), after_ms(LONGEST_HIDDEN)];
+            Ok(db.prepare_cached(sql)?.query_row(now, |row| row.get(0))?)
         })
         .await
     }
@@ -93,11 +94,14 @@ impl SqliteQueue {
                 .write("receiving a job", move |db| {
                     let mut take = db.prepare_cached(
                         "UPDATE jobs SET visible_at_ms = ?2, attempts = attempts + 1
-                         WHERE id = (SELECT id FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL
-                                     ORDER BY visible_at_ms LIMIT 1)
+                         WHERE id = COALESCE(
+                             (SELECT id FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL
+                              ORDER BY visible_at_ms LIMIT 1),
+                             (SELECT id FROM jobs WHERE visible_at_ms > ?3 AND dead_since_ms IS NULL LIMIT 1))
                          RETURNING id, body, attempts, forgiven",
                     )?;
-                    let row = take.query_row([now_ms(), after_ms(lease)], |row| {
+                    let now = params![now_ms(), after_ms(lease), after_ms(LONGEST_HIDDEN)];
+                    let row = take.query_row(now, |row| {
                         Ok((
                             row.get::<_, String>(0)?,
                             row.get::<_, String>(1)?,

@@ -226,6 +226,9 @@ async fn a_turn_is_ones_at_a_time(store: &dyn Store) {
     assert!(store.take_turn("other", "b", hour).await.unwrap());
     assert!(store.take_turn("look", "a", Duration::ZERO).await.unwrap(), "given up");
     assert!(store.take_turn("look", "b", hour).await.unwrap());
+    // A clock that was far ahead took it for longer than anybody does.
+    assert!(store.take_turn("look", "b", 2 * hour).await.unwrap());
+    assert!(store.take_turn("look", "a", hour).await.unwrap());
 }
 
 async fn the_last_drift_is_kept(store: &dyn Store) {
@@ -488,6 +491,21 @@ async fn dynamodb(folder: &std::path::Path) -> (lab::aws::Aws, aws::Table) {
     emulator.stack("data", template, &[("Prefix", "gatehouse")]).await.unwrap();
     let table = aws::Table::new(&aws::emulator(emulator.url()).await, "gatehouse");
     (emulator, table)
+}
+
+/// Its replica had a clock that was a day ahead, and would be believed for a day after its end.
+#[tokio::test]
+async fn a_report_of_the_future_counts_no_more_than_one_of_the_past() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gatehouse.db");
+    let store = SqliteStore::open(&path, Keys::default()).unwrap();
+    let report = FleetReport { nodes: 1, ..FleetReport::default() };
+    store.report("replica", "edge", &report).await.unwrap();
+    assert_eq!(store.reports("edge").await.unwrap(), [report]);
+    let file = ::sqlite::Database::open(&path).unwrap();
+    let sql = "UPDATE reports SET at_ms = at_ms + 86400000";
+    file.write(move |db| Ok(::sqlite::Written::Keep(db.execute(sql, [])?))).await.unwrap();
+    assert_eq!(store.reports("edge").await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -37,8 +37,8 @@ use self::{
     },
 };
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
-    Store, StoreError, Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, LONGEST_TURN, OUTBOX_PAGE, Put,
+    REPORT_LIFETIME, Store, StoreError, Write,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -380,11 +380,13 @@ impl Store for DynamoStore {
 
     async fn reports(&self, group: &str) -> Result<Vec<FleetReport>, StoreError> {
         let reading = |error| failed("reading reports", error);
-        let oldest = now_ms().saturating_sub(millis(REPORT_LIFETIME));
+        // One of the future is of a clock that was ahead, and would never grow old.
+        let (now, lifetime) = (now_ms(), millis(REPORT_LIFETIME));
+        let valid = now.saturating_sub(lifetime)..=now.saturating_add(lifetime);
         let rows = self.table.read(Page::all(&reports_of(group))).await.map_err(reading)?;
         let mut reports = Vec::new();
         for row in rows {
-            if row.get_number::<u64>("at_ms").map_err(reading)?.is_some_and(|at| at >= oldest) {
+            if row.get_number::<u64>("at_ms").map_err(reading)?.is_some_and(|at| valid.contains(&at)) {
                 reports.push(parsed(&row)?);
             }
         }
@@ -467,8 +469,10 @@ impl Store for DynamoStore {
         let now = now_ms();
         let row = Item::at(&Key::new(TURNS, task)).text("holder", holder);
         let put = Action::put(row.number("until_ms", now.saturating_add(millis(time))));
-        let free = "attribute_not_exists(pk) OR #holder = :holder OR #until_ms <= :now";
+        let free =
+            "attribute_not_exists(pk) OR #holder = :holder OR #until_ms <= :now OR #until_ms > :longest";
         let put = put.only_if(free).with_text("holder", holder).with_number("now", now);
+        let put = put.with_number("longest", now.saturating_add(millis(LONGEST_TURN)));
         let written = self.table.write(vec![put]).await.map_err(|error| failed("taking a turn", error))?;
         Ok(written.is_ok())
     }

@@ -23,8 +23,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
-    Refusal, Store, StoreError, Write, claimed,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, LONGEST_TURN, OUTBOX_PAGE, Put,
+    REPORT_LIFETIME, Refusal, Store, StoreError, Write, claimed,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -420,10 +420,12 @@ impl Store for SqliteStore {
 
     async fn reports(&self, group: &str) -> Result<Vec<FleetReport>, StoreError> {
         let group = group.to_owned();
-        let oldest = now_ms() - millis(REPORT_LIFETIME);
+        // One of the future is of a clock that was ahead, and would never grow old.
+        let (oldest, newest) = (now_ms() - millis(REPORT_LIFETIME), after_ms(REPORT_LIFETIME));
         self.read("reading reports", move |db| {
-            let mut query = db.prepare_cached("SELECT body FROM reports WHERE grp = ?1 AND at_ms >= ?2")?;
-            let bodies = query.query_map(params![group, oldest], |row| row.get::<_, String>(0))?;
+            let mut query =
+                db.prepare_cached("SELECT body FROM reports WHERE grp = ?1 AND at_ms BETWEEN ?2 AND ?3")?;
+            let bodies = query.query_map(params![group, oldest, newest], |row| row.get::<_, String>(0))?;
             bodies.map(|body| parsed(&body?)).collect()
         })
         .await
@@ -525,8 +527,10 @@ impl Store for SqliteStore {
         let (task, holder) = (task.to_owned(), holder.to_owned());
         self.write("taking a turn", move |db| {
             let sql = "INSERT INTO turns VALUES (?1, ?2, ?4) ON CONFLICT (task)
-                       DO UPDATE SET holder = ?2, until_ms = ?4 WHERE holder = ?2 OR until_ms <= ?3";
-            let rows = db.execute(sql, params![task, holder, now_ms(), after_ms(time)])?;
+                       DO UPDATE SET holder = ?2, until_ms = ?4
+                       WHERE holder = ?2 OR until_ms <= ?3 OR until_ms > ?5";
+            let now = params![task, holder, now_ms(), after_ms(time), after_ms(LONGEST_TURN)];
+            let rows = db.execute(sql, now)?;
             Ok(Written::Keep(rows == 1))
         })
         .await

@@ -9,7 +9,7 @@ use model::{
     instance::Instance,
 };
 use runtime::{jitter::jittered, telemetry::chain};
-use store::{Put, StoreError, Write};
+use store::{LONGEST_TURN, Put, StoreError, Write};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -45,8 +45,6 @@ pub struct Reconciler {
 const TASK: &str = "reconcile";
 /// Between two services, so that a look never is a burst.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A look that takes longer is another process's.
-const LONGEST: Duration = Duration::from_secs(3_600);
 /// More are no accident, or this is not the store that they belong to: they are told, and left.
 const MOST_ORPHANS: usize = 20;
 
@@ -96,7 +94,7 @@ impl Reconciler {
     pub async fn look(&self, mending: Mending) -> Result<Option<Drift>, StoreError> {
         // Of this look: another one of the same process has no part in it.
         let holder = format!("{}/{}", self.holder, Uuid::new_v4());
-        if !self.worker.store.take_turn(TASK, &holder, LONGEST).await? {
+        if !self.worker.store.take_turn(TASK, &holder, LONGEST_TURN).await? {
             return Ok(None);
         }
         let looked = self.look_everywhere(mending, &holder).await;
@@ -115,7 +113,7 @@ impl Reconciler {
         self.orphans(owned, mending, &mut found).await?;
         let mut looked_at = 0;
         for instance in instances.into_iter().filter(|instance| !instance.gone) {
-            if !self.worker.store.take_turn(TASK, holder, LONGEST).await? {
+            if !self.worker.store.take_turn(TASK, holder, LONGEST_TURN).await? {
                 tracing::warn!("the look took too long, and is another's now");
                 break;
             }

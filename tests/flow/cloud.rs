@@ -46,8 +46,12 @@ async fn a_service_comes_changes_and_leaves_and_nothing_of_it_stays_in_aws() {
     // Another process takes over what this one leaves.
     lab.stack.control_plane.take().expect("it runs").kill().await;
     lab.stack.start_control_plane().await.unwrap();
-    let more = hello.clone().with("/hosts", json!(["hello.example.test", "hallo.example.test"]));
+    let more = hello
+        .clone()
+        .with("/hosts", json!(["hello.example.test", "hallo.example.test", "*.hallo.example.test"]));
     lab.change(&more).await;
+    assert_eq!(records(&cloud).await.len(), 9, "{:?}", records(&cloud).await);
+    assert_eq!(lab.get_through(https, "x.hallo.example.test", "/healthz", &[]).await, Some(200));
     assert_eq!(lab.get("hallo.example.test", "/healthz", None).await.status, 200);
     assert_eq!(cloud.certificates().await.len(), 1, "the former certificate is gone");
     lab.change(&hello).await;

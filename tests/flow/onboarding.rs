@@ -128,6 +128,39 @@ async fn https_is_served_with_a_certificate_for_the_name_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_wildcard_answers_for_the_names_that_nobody_else_has() {
+    let lab = Lab::start().await;
+    let wild = lab.service("wild").with("/hosts", json!(["*.a.example.test"]));
+    // A client that asks before there is anything is served as soon as there is.
+    assert!(lab.get_https("early.a.example.test", "/healthz").await.is_none());
+    lab.live(&wild).await;
+    for host in ["x.a.example.test", "y.a.example.test"] {
+        assert_eq!(lab.get_https(host, "/healthz").await.expect("a handshake").status, 200, "{host}");
+    }
+    tests::eventually("the name that was asked for first is served too", || async {
+        lab.get_https("early.a.example.test", "/healthz").await
+    })
+    .await;
+    let own =
+        lab.service("own").with("/hosts", json!(["x.a.example.test"])).with("/auth/anonymous", json!([]));
+    lab.live(&own).await;
+    assert_eq!(
+        lab.get("x.a.example.test", "/healthz", None).await.status,
+        401,
+        "it is another service's now"
+    );
+    assert_eq!(lab.get_https("x.a.example.test", "/healthz").await.expect("its own certificate").status, 401);
+    assert_eq!(lab.get("y.a.example.test", "/healthz", None).await.status, 200);
+    assert_eq!(lab.get("a.example.test", "/healthz", None).await.status, 404, "not the name itself");
+    assert_eq!(lab.deprovision(&own).await.status, 202);
+    assert_eq!(lab.ended(&own).await.0, "gone");
+    assert_eq!(lab.get_https("x.a.example.test", "/healthz").await.expect("the wildcard's").status, 200);
+    assert_eq!(lab.deprovision(&wild).await.status, 202);
+    assert_eq!(lab.ended(&wild).await.0, "gone");
+    assert_eq!(lab.get("y.a.example.test", "/healthz", None).await.status, 404);
+}
+
+#[tokio::test]
 async fn routes_go_where_their_path_says_the_most_specific_first() {
     let lab = Lab::start().await;
     let second = lab::upstream::Upstream::serve(0).await.expect("another upstream");

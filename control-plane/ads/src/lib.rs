@@ -20,6 +20,7 @@ mod rest;
 mod router;
 mod service;
 mod undelivered;
+mod wildcards;
 
 mod metrics;
 mod view;

@@ -20,6 +20,7 @@ use crate::{
     hub::{Group, Hub},
     metrics::KindLabel,
     node::{Node, State, Told},
+    wildcards::AskedNames,
 };
 
 /// The state of a stream. What the client holds of each type is kept with its node, where the node's other streams
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     clusters_sent: BTreeSet<Name>,
     /// The virtual hosts inside the route configurations, for a client without VHDS.
     inside: Option<Inside>,
+    /// Names of secrets, of which some have none of their own.
+    asked: AskedNames,
     /// When a type was last told that all is well.
     beats: BTreeMap<ResourceType, Instant>,
 }
@@ -78,6 +81,7 @@ impl Session {
             kinds: BTreeSet::new(),
             clusters_sent: BTreeSet::new(),
             inside: None,
+            asked: AskedNames::default(),
             beats: BTreeMap::new(),
         }
         .presented()
@@ -112,12 +116,21 @@ impl Session {
             subscribe = ?request.subscribe, unsubscribe = ?request.unsubscribe,
             brought = request.brought.len(), nack = request.error.is_some(), "request"
         );
+        if kind == ResourceType::Secret {
+            self.asked.remove(&request.unsubscribe);
+            self.asked.add(&request.subscribe);
+        }
         let received = {
             let mut state = self.node.state();
             if first {
                 state.tell(self.number, kind, TypeStream::new(kind, self.variant, self.desired(kind)));
             }
             let Some(told) = state.told(self.number, kind) else { return };
+            if kind == ResourceType::Secret && !first {
+                let names = request.subscribe.iter().chain(&request.unsubscribe);
+                let names: Vec<_> = names.map(|name| Name::from(*name)).collect();
+                told.resources.update(self.desired(kind), Some(&names));
+            }
             let received = told.resources.receive(request, first);
             if first && kind == ResourceType::Endpoints {
                 // It brought them along and has them, but the clusters that it just got wait for them (rule 44).
@@ -142,6 +155,11 @@ impl Session {
         if first && kind == ResourceType::RouteConfig {
             self.begin_inside();
         }
+        if kind == ResourceType::Secret {
+            // All names that it wants, each time.
+            self.asked = AskedNames::default();
+            self.asked.add(&request.names);
+        }
         let node = self.node.clone();
         let received = {
             let mut state = node.state();
@@ -149,6 +167,10 @@ impl Session {
                 state.tell(self.number, kind, TypeStream::new(kind, self.variant, self.desired(kind)));
             }
             let Some(told) = state.told(self.number, kind) else { return };
+            if kind == ResourceType::Secret && !first {
+                let names: Vec<_> = request.names.iter().map(|name| Name::from(*name)).collect();
+                told.resources.update(self.desired(kind), Some(&names));
+            }
             let received = told.resources.receive_sotw(request, first);
             note(told, &received);
             if kind == ResourceType::RouteConfig && !matches!(received, Received::Subscription) {
@@ -187,6 +209,7 @@ impl Session {
                     compose(self.snapshot.table(kind), &inside.hosts)
                 }
             }
+            _ if kind == ResourceType::Secret => self.asked.covered(self.snapshot.table(kind)),
             _ => self.snapshot.table(kind).clone(),
         }
     }
@@ -216,7 +239,12 @@ impl Session {
                 told.resources.update(self.desired(kind), None);
             } else {
                 let names = changed.as_ref().map(|changed| changed.get(&kind).map_or(&[][..], Vec::as_slice));
-                told.resources.update(self.snapshot.table(kind).clone(), names);
+                if kind == ResourceType::Secret {
+                    let names = names.map(|names| self.asked.affected(names));
+                    told.resources.update(self.desired(kind), names.as_deref());
+                } else {
+                    told.resources.update(self.snapshot.table(kind).clone(), names);
+                }
             }
         }
         let is_parked = |kind, name: &Name| state.of(kind).is_some_and(|resources| resources.is_parked(name));

@@ -16,7 +16,6 @@ use crate::{Broker, answer::Answer};
 pub(crate) async fn inject(State(broker): State<Broker>, request: Request, next: Next) -> Response {
     let effect = effect(&broker, &request);
     match effect {
-        None => next.run(request).await,
         Some(Effect::Answer(status)) => answered(status),
         Some(Effect::AnswerAfterwards(status)) => {
             next.run(request).await;
@@ -31,8 +30,8 @@ pub(crate) async fn inject(State(broker): State<Broker>, request: Request, next:
             let (parts, _) = next.run(request).await.into_parts();
             Response::from_parts(parts, "{\"operation\": ".into())
         }
-        // These are the worker's.
-        Some(Effect::NeverEnds(_) | Effect::Fails(_)) => next.run(request).await,
+        // Those of operations are the worker's.
+        None | Some(Effect::NeverEnds(_) | Effect::Fails(_)) => next.run(request).await,
     }
 }
 

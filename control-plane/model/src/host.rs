@@ -4,7 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// A DNS name that a service answers to: lower case, at least two labels, no wildcard, no address.
+/// A DNS name that a service answers to: lower case, at least two labels, no address. `*.example.test` stands for all names
+/// below that one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Host(String);
@@ -28,6 +29,8 @@ impl TryFrom<String> for Host {
     }
 }
 
+const WILDCARD: &str = "*.";
+
 fn broken_rule(name: &str) -> Option<&'static str> {
     if name.len() > 253 {
         return Some("at most 253 bytes");
@@ -35,8 +38,9 @@ fn broken_rule(name: &str) -> Option<&'static str> {
     if name.parse::<IpAddr>().is_ok() || name.starts_with('[') {
         return Some("not an IP address");
     }
+    let name = name.strip_prefix(WILDCARD).unwrap_or(name);
     if name.contains('*') {
-        return Some("wildcards come with a later release");
+        return Some("a wildcard is the first label, as a whole");
     }
     if !name.contains('.') {
         return Some("at least two labels");
@@ -67,6 +71,11 @@ impl Host {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Of a wildcard, the name that all of its names are below.
+    pub fn below(&self) -> Option<&str> {
+        self.0.strip_prefix(WILDCARD)
+    }
 }
 
 impl fmt::Display for Host {
@@ -88,7 +97,11 @@ mod tests {
             "127.0.0.1",
             "::1",
             "[::1]",
-            "*.example.test",
+            "*",
+            "*.test",
+            "a.*.test",
+            "a*.example.test",
+            "*.*.example.test",
             "Hello.example.test",
             "a..test",
             "-a.test",
@@ -102,7 +115,7 @@ mod tests {
         ] {
             assert!(Host::try_from(name.to_owned()).is_err(), "{name:?}");
         }
-        for name in ["hello.example.test", "xn--hxa.test", "a-1.b"] {
+        for name in ["hello.example.test", "xn--hxa.test", "a-1.b", "*.example.test"] {
             assert!(Host::try_from(name.to_owned()).is_ok(), "{name:?}");
         }
     }

@@ -101,6 +101,10 @@ pub struct HostRule {
     /// Only for the plan `internal`, which has no other names.
     #[serde(default)]
     pub private: bool,
+    /// Whether wildcards may be claimed too. Only where one tenant may claim anything at all, since a wildcard has whatever
+    /// nobody has yet.
+    #[serde(default)]
+    pub wildcards: bool,
 }
 
 /// `a.example.test`, `*.example.test`, or `*` for every name.
@@ -134,6 +138,12 @@ pub enum HostRefused {
     /// No rule speaks of it.
     #[error("{0} is under no domain of this platform")]
     NoRule(Host),
+    /// It is a wildcard, and no rule allows that.
+    #[error("{0} is a wildcard, and the rule for {1:?} allows none")]
+    Wildcard(Host, String),
+    /// It is a wildcard, and would have names that a rule gives to others.
+    #[error("{0} would have names that belong to others by the rule for {1:?}")]
+    Covers(Host, String),
     /// The rule that says most of it is for others.
     #[error("{host} belongs to others by the rule for {rule:?}")]
     Others {
@@ -191,6 +201,14 @@ impl TryFrom<PlatformsFile> for Platforms {
                     "platforms.{name}.tenant: of a token, and the platform takes no `tokens`"
                 ));
             }
+            for (at, rule) in platform.hosts.iter().enumerate() {
+                if rule.wildcards && rule.tenants.len() != 1 {
+                    return invalid(format!(
+                        "platforms.{name}.hosts[{at}].wildcards: needs exactly one of `tenants`, got {}",
+                        rule.tenants.len()
+                    ));
+                }
+            }
             if platform.hosts.is_empty() {
                 return invalid(format!("platforms.{name}.hosts: at least one rule; \"*\" is every name"));
             }
@@ -211,6 +229,7 @@ impl Platforms {
             name: HostPattern { name: name.to_owned(), below: true },
             tenants: Vec::new(),
             private,
+            wildcards: true,
         };
         let all = [rule("", false), rule(PRIVATE, true)];
         let platform = |hash| Platform {
@@ -281,6 +300,7 @@ impl Platforms {
             **platform == owner.platform && (rule.tenants.is_empty() || rule.tenants.contains(&owner.tenant))
         };
         if let Some((_, rule)) = holding.find(is_for) {
+            self.may_be_wild(owner, host, rule)?;
             return match (rule.private, plan) {
                 (true, Plan::Internal) | (false, Plan::Standard | Plan::Edge) => Ok(()),
                 (true, _) => Err(HostRefused::Private(host.clone())),
@@ -294,6 +314,25 @@ impl Platforms {
         let rule = matching.iter().find(|(_, rule)| rule.name.weight() == most);
         let rule = rule.map(|(_, rule)| rule.name.to_string()).unwrap_or_default();
         Err(HostRefused::Others { host: host.clone(), rule })
+    }
+}
+
+impl Platforms {
+    /// A wildcard has whatever nobody has yet: so nobody else may have a right to any of it.
+    fn may_be_wild(&self, owner: &Owner, host: &Host, by: &HostRule) -> Result<(), HostRefused> {
+        let Some(name) = host.below() else { return Ok(()) };
+        if !by.wildcards {
+            return Err(HostRefused::Wildcard(host.clone(), by.name.to_string()));
+        }
+        let is_below =
+            |rule: &HostRule| rule.name.name.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+        let is_others = |platform: &String, rule: &HostRule| {
+            *platform != owner.platform || (rule.tenants != [owner.tenant.clone()] && !by.tenants.is_empty())
+        };
+        match all_rules(&self.by_name).find(|(platform, rule)| is_below(rule) && is_others(platform, rule)) {
+            Some((_, rule)) => Err(HostRefused::Covers(host.clone(), rule.name.to_string())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -418,6 +457,37 @@ mod tests {
         );
         check(("k8s", "x"), "anything.at.all", Ok(()));
         check(("gone", "x"), "anything.at.all", Err("anything.at.all is under no domain of this platform"));
+    }
+
+    #[test]
+    fn a_wildcard_is_for_who_alone_may_have_its_names() {
+        let platforms = read(json!({"platforms": {
+            "cf": {"hosts": [
+                {"name": "*.example.test"}, {"name": "*.a.example.test", "tenants": ["a"], "wildcards": true},
+                {"name": "*.own.a.example.test", "tenants": ["a"]}, {"name": "b.c.a.example.test", "tenants": ["b"]},
+            ]},
+        }}))
+        .unwrap();
+        let told = |tenant: &str, host: &str| {
+            let owner = Owner { platform: "cf".into(), tenant: tenant.into() };
+            let told = platforms.may_claim(&owner, &Host::try_from(host.to_owned()).unwrap(), Plan::Standard);
+            told.map_err(|error| error.to_string()).err().unwrap_or_default()
+        };
+        assert_eq!(told("a", "*.x.a.example.test"), "");
+        assert_eq!(
+            told("a", "*.example.test"),
+            "*.example.test is a wildcard, and the rule for \"*.example.test\" allows none"
+        );
+        assert_eq!(
+            told("a", "*.c.a.example.test"),
+            "*.c.a.example.test would have names that belong to others by the rule for \"b.c.a.example.test\""
+        );
+        assert!(told("a", "*.a.example.test").contains("b.c.a.example.test"));
+        assert!(told("b", "*.x.a.example.test").contains("belongs to others"));
+        let own = "*.own.a.example.test is a wildcard, and the rule for \"*.own.a.example.test\" allows none";
+        assert_eq!(told("a", "*.own.a.example.test"), own);
+        let several = json!({"platforms": {"cf": {"hosts": [{"name": "*", "wildcards": true}]}}});
+        assert!(read(several).unwrap_err().contains("hosts[0].wildcards: needs exactly one"));
     }
 
     #[test]

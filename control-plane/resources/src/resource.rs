@@ -1,14 +1,16 @@
 //! One checked resource.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use api::{ResourceType, descriptor_pool};
 use bytes::Bytes;
 use model::InstanceId;
+use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use serde_json::Value;
 use xds::stream::{Item, Name, Version};
@@ -53,7 +55,14 @@ pub struct Resource {
     /// are to get the virtual hosts inside it.
     pub(crate) without_vhds: Option<Bytes>,
     pub(crate) json: OnceLock<Option<Bytes>>,
+    /// The same under other names, once somebody has asked for them.
+    renamed: OnceLock<Arc<Mutex<Renamed>>>,
 }
+
+type Renamed = BTreeMap<Name, Arc<Resource>>;
+
+/// Other names of one resource that are kept; more are made anew each time.
+const MAX_RENAMED: usize = 10_000;
 
 impl PartialEq for Resource {
     fn eq(&self, other: &Self) -> bool {
@@ -76,7 +85,29 @@ impl Resource {
             domains: Vec::new(),
             without_vhds: None,
             json: OnceLock::new(),
+            renamed: OnceLock::new(),
         }
+    }
+
+    /// The same content under another name: a client refuses what does not bear the name that it asked for.
+    ///
+    /// # Errors
+    /// Never, for a resource that went through `decode`.
+    pub fn renamed(&self, name: &Name) -> Result<Arc<Self>, String> {
+        let kept = self.renamed.get_or_init(Arc::default);
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = kept.get(name) {
+            return Ok(found.clone());
+        }
+        let mut message = self.message()?;
+        message.set_field_by_name("name", prost_reflect::Value::String(name.to_string()));
+        let key = Key { kind: self.key.kind, name: name.clone() };
+        let body = message.encode_to_vec().into();
+        let made = Arc::new(Self::new(key, self.owner.clone(), self.version.clone(), body));
+        if kept.len() < MAX_RENAMED {
+            kept.insert(name.clone(), made.clone());
+        }
+        Ok(made)
     }
 
     /// The message itself.

@@ -424,7 +424,8 @@ impl Record {
     }
 
     fn read(set: ResourceRecordSet) -> Self {
-        let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+        // A wildcard is asked for as `*` and listed as its code ("Domain name format").
+        let plain = |name: &str| name.trim_end_matches('.').replacen("\\052", "*", 1).to_ascii_lowercase();
         let region = set
             .region
             .map(|region| Latency { region: region.as_str().to_owned(), health_check: set.health_check_id });

@@ -80,6 +80,31 @@ async fn a_platforms_tenants_stay_within_what_operators_gave_them() {
     lab.stop().await;
 }
 
+/// What a plan allows in a second is counted before any sidecar is asked.
+#[tokio::test]
+async fn past_the_rate_of_its_plan_a_service_is_429() {
+    let mut lab = Lab::prepare(|_| ()).await;
+    let hash = model::SecretHash::of("dev", [0; 32]).to_string();
+    let dev = json!({"secrets": [hash], "hosts": [{"name": "*.example.test"}]});
+    let plans = json!({"standard": {"requests_per_second": 3}});
+    let file = lab.folder().join("platforms.yaml");
+    fs::write(&file, json!({"platforms": {"dev": dev}, "plans": plans}).to_string()).unwrap();
+    lab.stack.layout.control_plane_args.push(format!("--platforms={}", file.display()));
+    lab.stack.start(|_| ()).await.unwrap();
+    let (busy, other) = (lab.service("busy"), lab.service("other"));
+    lab.live(&busy).await;
+    lab.live(&other).await;
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        statuses.push(lab.get(busy.host(), "/healthz", None).await.status);
+    }
+    let refused = statuses.iter().filter(|status| **status == 429).count();
+    assert_eq!(statuses[0], 200);
+    assert!(refused > 0 && statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+    assert_eq!(lab.get(other.host(), "/healthz", None).await.status, 200, "each has its own");
+    lab.stop().await;
+}
+
 /// A build server signs in with a token of its own; each platform sees what is its own.
 #[tokio::test]
 async fn a_platform_may_sign_in_with_a_token_and_sees_its_own_services_only() {

@@ -85,6 +85,9 @@ struct MaintenanceInfo {
     version: String,
 }
 
+/// A row of `DynamoDB` has 400 KB, and holds what was asked for, what is published and what is proven, with keys and
+/// certificates beside them. Some 900 rules of `authz` are as much.
+const MAX_PARAMETERS_BYTES: usize = 90_000;
 /// Tries of a conditional write that somebody else's write can undo.
 pub(crate) const MAX_TRIES: usize = 5;
 
@@ -336,6 +339,10 @@ impl Broker {
 
     fn check_parameters(&self, parameters: &Value, plan: Plan) -> Result<ServiceFile, Answer> {
         let refused = |why: String| Err(Answer::bad_request(format!("parameters: {why}")));
+        let size = parameters.to_string().len();
+        if size > MAX_PARAMETERS_BYTES {
+            return refused(format!("at most {MAX_PARAMETERS_BYTES} bytes of JSON, got {size}"));
+        }
         let service = ServiceFile::parse(parameters, self.upstreams)
             .map_err(|error| Answer::bad_request(format!("parameters: {error}")))?;
         if let Some(other) = service.plan.filter(|other| *other != plan) {

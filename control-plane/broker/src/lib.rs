@@ -45,7 +45,7 @@ pub struct Broker {
     pub issuers: Arc<Issuers>,
 }
 
-/// A service file with 1,000 rules is about 100 KB.
+/// More than any service file, whose own bound is told by its name.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 impl Broker {

@@ -266,6 +266,67 @@ async fn bad_input_is_told_with_its_field_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn hosts_that_are_none_and_upstreams_that_nobody_may_reach_are_refused() {
+    let bench = bench();
+    let label = "x".repeat(300);
+    let long = format!("{label}.example.test");
+    for (pointer, value, words) in [
+        ("/hosts/0", "10.0.0.1", "not an IP address"),
+        ("/hosts/0", "::1", "not an IP address"),
+        ("/hosts/0", "2130706433", "at least two labels"),
+        ("/hosts/0", "*.*.example.test", "a wildcard is the first label"),
+        ("/hosts/0", "*", "a wildcard is the first label"),
+        ("/hosts/0", "höst.example.test", "write other scripts as xn--"),
+        ("/hosts/0", "ｈello.example.test", "write other scripts as xn--"),
+        ("/hosts/0", "hello\u{200b}.example.test", "write other scripts as xn--"),
+        ("/hosts/0", "hello.example.test\u{0}", "write other scripts as xn--"),
+        ("/hosts/0", "hello\u{2024}example.test", "write other scripts as xn--"),
+        ("/hosts/0", "HELLO.example.test", "labels of a-z"),
+        ("/hosts/0", long.as_str(), "hosts[0]: "),
+        ("/routes/0/upstream/urls/0", "http://169.254.169.254", "metadata"),
+        ("/routes/0/upstream/urls/0", "http://[fd00:ec2::254]", "metadata"),
+        ("/routes/0/upstream/urls/0", "http://[::ffff:169.254.169.254]", "metadata"),
+        ("/routes/0/upstream/urls/0", "http://metadata.google.internal", "metadata"),
+        ("/routes/0/upstream/urls/0", "http://2852039166", "a DNS name in lower case or an IP address"),
+        ("/routes/0/upstream/urls/0", "http://user@a.test", "no path, query or user"),
+        ("/routes/0/upstream/urls/0", "file:///etc/passwd", "urls[0]: "),
+    ] {
+        let mut body = body();
+        *body["parameters"].pointer_mut(pointer).unwrap() = json!(value);
+        let (status, answer) = bench.send(Method::PUT, PUT, &body).await;
+        let told = answer["description"].as_str().unwrap();
+        assert!(status == StatusCode::BAD_REQUEST && told.contains(words), "{value:?}: {told}");
+    }
+    assert!(bench.store.outbox().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_too_deep_is_told_and_costs_little() {
+    let bench = bench();
+    let told = async |text: String| {
+        let mut request = request(Method::PUT, PUT, &Value::Null);
+        *request.body_mut() = Body::from(text);
+        let response = bench.raw(request).await;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        (status, answer["description"].as_str().unwrap().to_owned())
+    };
+    let (status, _) = told("x".repeat(10 * 1024 * 1024)).await;
+    assert_eq!(status, 413);
+    let deep = format!("{{\"parameters\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let (status, words) = told(deep).await;
+    assert!(status == 400 && words.contains("recursion limit"), "{words}");
+    let mut large = body();
+    let rule =
+        |at: usize| json!({"allow": {"methods": ["GET"], "paths": [format!("/{at}/{}", "x".repeat(100))]}});
+    large["parameters"]["authz"]["rules"] = (0..900).map(rule).collect();
+    let (status, words) = told(large.to_string()).await;
+    assert!(status == 400 && words.starts_with("parameters: at most 90000 bytes of JSON, got 1"), "{words}");
+    assert!(bench.store.outbox().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_platform_must_accept_to_wait() {
     let bench = bench();
     let (status, answer) = bench.send(Method::PUT, "/v2/service_instances/i-1", &body()).await;

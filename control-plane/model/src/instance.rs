@@ -86,24 +86,48 @@ impl Request {
     }
 }
 
-/// A revision that is (or was) rendered.
+/// A revision that is (or was) rendered. The checked parameters are not written: they are read from the others again, so
+/// that a large service file is kept once and not twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "StoredPublished")]
 pub struct Published {
     /// The instance's revision at that time.
     pub rev: u64,
     /// What it gets.
-    #[serde(default)]
     pub plan: Plan,
     /// Requests that a node takes for it in a second.
-    #[serde(default = "requests_per_second")]
     pub requests_per_second: u32,
     /// As they came: what the instance is said to be while this is the proven revision.
     pub parameters: Value,
     /// The checked parameters.
+    #[serde(skip_serializing)]
     pub service: ServiceFile,
     /// Keys that its clients may use.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<ApiKey>,
+}
+
+/// As it is written.
+#[derive(Deserialize)]
+struct StoredPublished {
+    rev: u64,
+    #[serde(default)]
+    plan: Plan,
+    #[serde(default = "requests_per_second")]
+    requests_per_second: u32,
+    parameters: Value,
+    #[serde(default)]
+    keys: Vec<ApiKey>,
+}
+
+impl TryFrom<StoredPublished> for Published {
+    type Error = serde_json::Error;
+
+    fn try_from(stored: StoredPublished) -> Result<Self, Self::Error> {
+        let StoredPublished { rev, plan, requests_per_second, parameters, keys } = stored;
+        let service = ServiceFile::deserialize(&parameters)?;
+        Ok(Self { rev, plan, requests_per_second, parameters, service, keys })
+    }
 }
 
 fn requests_per_second() -> u32 {

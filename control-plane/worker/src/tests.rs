@@ -63,6 +63,8 @@ struct Bench {
     queue: Arc<SqliteQueue>,
     names: Arc<Names>,
     worker: Worker,
+    /// Connected ones, of which one has acknowledged everything.
+    nodes: u32,
     _folder: tempfile::TempDir,
 }
 
@@ -92,7 +94,7 @@ fn bench(trouble: &[Trouble]) -> Bench {
         },
         fleet: FleetRule { deadline: Duration::from_secs(5), ..FleetRule::default() },
     };
-    Bench { store, queue, names, worker, _folder: folder }
+    Bench { store, queue, names, worker, nodes: 1, _folder: folder }
 }
 
 fn id() -> InstanceId {
@@ -116,7 +118,7 @@ impl Bench {
     /// Lets a worker work until the operation has ended. The fleet has acknowledged everything from the first.
     async fn ended(&self) -> Instance {
         let live = Standing { rev: Some(1), acknowledged: 1, ..Standing::default() };
-        let report = FleetReport { nodes: 1, instances: [(id(), live)].into() };
+        let report = FleetReport { nodes: self.nodes, instances: [(id(), live)].into() };
         self.store.report("replica", "edge", &report).await.unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let running = tokio::spawn(self.worker.clone().run(async { stopped.await.unwrap_or_default() }));
@@ -185,6 +187,20 @@ async fn an_operation_fails_or_never_ends_when_that_is_asked_for() {
     let known = bench.ended().await;
     let told = (known.operation.state, known.operation.description.as_str());
     assert_eq!(told, (OperationState::Failed, "as was asked for"));
+}
+
+/// Half of the nodes is what operators want to wait for, and the other half gets a moment more.
+#[tokio::test]
+async fn a_part_of_the_fleet_is_enough_where_operators_say_so() {
+    let mut bench = bench(&[]);
+    bench.worker.fleet =
+        FleetRule { percent: 50, grace: Duration::from_millis(50), deadline: Duration::from_secs(20) };
+    bench.nodes = 2;
+    bench.ask().await;
+    let known = bench.ended().await;
+    assert_eq!(known.operation.state, OperationState::Succeeded, "{known:?}");
+    let told = &known.operation.description;
+    assert!(told.starts_with("live: acknowledged by 1/2 nodes") && told.contains("in vain"), "{told}");
 }
 
 /// Its worker could not even write that it is given up, again and again.

@@ -103,6 +103,9 @@ pub struct AcmCertificates {
     pub poll: Poll,
 }
 
+/// ACM puts the first name into the certificate's common name, which has no room for more (RFC 5280 appendix A.1).
+const MAX_FIRST_NAME: usize = 64;
+
 const ISSUING: &str = "issuing a certificate by ACM";
 
 impl AcmCertificates {
@@ -286,6 +289,10 @@ where
 impl AcmApi for AcmClient {
     async fn request(&self, wanted: &Wanted<'_>) -> Result<String, ApiError> {
         let names: Vec<_> = wanted.hosts.iter().map(ToString::to_string).collect();
+        let first = names.iter().find(|name| name.len() <= MAX_FIRST_NAME).cloned();
+        let first = first.ok_or_else(|| {
+            ApiError::Refused(format!("hosts: one of at most {MAX_FIRST_NAME} bytes, which ACM puts first"))
+        })?;
         let export = if wanted.exportable { CertificateExport::Enabled } else { CertificateExport::Disabled };
         let tag = |key: &str, value: &str| {
             let tag = Tag::builder().key(key).value(value).build();
@@ -294,7 +301,7 @@ impl AcmApi for AcmClient {
         let request = self
             .client
             .request_certificate()
-            .set_domain_name(names.first().cloned())
+            .domain_name(first)
             .set_subject_alternative_names(Some(names))
             .validation_method(ValidationMethod::Dns)
             .idempotency_token(wanted.token)

@@ -157,6 +157,7 @@ impl Bench {
                 longest: Duration::from_millis(4),
                 step: Duration::from_secs(10),
                 slow_step: Duration::from_secs(10),
+                tell_after: Duration::from_millis(2),
             },
             fleet: FleetRule::default(),
         };

@@ -130,18 +130,58 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
 /// Does one step and writes down that it is done. A conflict is read anew by the caller's loop.
 async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Result<(), StepError> {
     go_wrong(worker, &instance).await?;
-    let doing = worker.step(&mut instance, step);
     let detail = if step == StepName::Fleet {
-        doing.await?
+        worker.step(&mut instance, step).await?
     } else {
         let deadline = worker.deadline(step);
         let late = |_| StepError::Passing(format!("{step:?}: no end after {} s", deadline.as_secs_f32()));
-        tokio::time::timeout(deadline, doing).await.map_err(late)??
+        tokio::time::timeout(deadline, shown(worker, &mut instance, step)).await.map_err(late)??
     };
     tracing::info!(instance = %instance.id, operation = instance.operation.id, ?step, detail, "done");
     instance.operation.note(step, StepState::Done, detail);
     put(worker, &instance).await?;
     Ok(())
+}
+
+/// Does one step; what takes longer than most is said to be under way, for those who wait.
+async fn shown(worker: &Worker, instance: &mut Instance, step: StepName) -> Result<String, StepError> {
+    let before = instance.clone();
+    let told = async {
+        tokio::time::sleep(worker.retries.tell_after).await;
+        let mut telling = before;
+        telling.operation.note(step, StepState::Active, waiting_for(step));
+        put(worker, &telling).await
+    };
+    let (detail, written) = {
+        let doing = worker.step(instance, step);
+        tokio::pin!(doing);
+        tokio::select! {
+            biased;
+            detail = &mut doing => (detail?, None),
+            written = told => {
+                let written = written?;
+                (doing.await?, Some(written))
+            }
+        }
+    };
+    // What was written meanwhile is what this step's end comes after. After somebody else's write it is not taken.
+    if let Some(Put::Stored(stored)) = written {
+        instance.version = stored.version;
+    }
+    Ok(detail)
+}
+
+/// For people.
+fn waiting_for(step: StepName) -> &'static str {
+    match step {
+        StepName::Claim => "claiming the hosts",
+        StepName::Certificate => "waiting for the certificate",
+        StepName::Cdn => "waiting for the CDN",
+        StepName::Dns => "waiting for the names",
+        StepName::Publish => "publishing",
+        StepName::Fleet => "waiting for the fleet",
+        StepName::Release => "releasing the hosts",
+    }
 }
 
 /// What was asked for to go wrong with an operation, for as long as it is asked for.

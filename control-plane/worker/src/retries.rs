@@ -17,6 +17,8 @@ pub struct Retries {
     pub step: Duration,
     /// How long those may take that wait for the world outside: names, certificates, a CDN.
     pub slow_step: Duration,
+    /// A step that takes longer is said to be under way: that is a write more.
+    pub tell_after: Duration,
 }
 
 impl Default for Retries {
@@ -29,6 +31,7 @@ impl Default for Retries {
             step: Duration::from_secs(60),
             // CloudFront takes up to half an hour for a change.
             slow_step: Duration::from_secs(45 * 60),
+            tell_after: Duration::from_secs(1),
         }
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use model::{
     Host, InstanceId, SecretHash,
     fleet::{FleetReport, Standing},
-    instance::{Instance, OperationKind, OperationState, Request},
+    instance::{Instance, OperationKind, OperationState, Request, StepName, StepState},
 };
 use queue::SqliteQueue;
 use serde_json::json;
@@ -91,6 +91,7 @@ fn bench(trouble: &[Trouble]) -> Bench {
             longest: Duration::from_millis(4),
             step: Duration::from_millis(200),
             slow_step: Duration::from_millis(200),
+            tell_after: Duration::from_millis(20),
         },
         fleet: FleetRule { deadline: Duration::from_secs(5), ..FleetRule::default() },
     };
@@ -201,6 +202,27 @@ async fn a_part_of_the_fleet_is_enough_where_operators_say_so() {
     assert_eq!(known.operation.state, OperationState::Succeeded, "{known:?}");
     let told = &known.operation.description;
     assert!(told.starts_with("live: acknowledged by 1/2 nodes") && told.contains("in vain"), "{told}");
+}
+
+#[tokio::test]
+async fn who_waits_is_told_what_takes_so_long() {
+    let bench = bench(&[Trouble::Hang]);
+    bench.ask().await;
+    let mut changes = bench.store.changes();
+    let told = async {
+        loop {
+            changes.mark_unchanged();
+            let known = bench.store.get(&id()).await.unwrap().unwrap();
+            let dns = known.operation.steps.iter().find(|step| step.name == StepName::Dns).unwrap();
+            if dns.state == StepState::Active {
+                return (known.operation.description.clone(), dns.detail.clone());
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let (told, ended) = tokio::join!(told, bench.ended());
+    assert_eq!(told, ("waiting for the names".to_owned(), "waiting for the names".to_owned()));
+    assert_eq!(ended.operation.state, OperationState::Succeeded, "what was told costs no try: {ended:?}");
 }
 
 /// Its worker could not even write that it is given up, again and again.

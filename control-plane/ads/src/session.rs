@@ -116,9 +116,13 @@ impl Session {
             subscribe = ?request.subscribe, unsubscribe = ?request.unsubscribe,
             brought = request.brought.len(), nack = request.error.is_some(), "request"
         );
+        let mut touched = Vec::new();
         if kind == ResourceType::Secret {
+            self.asked.rebase(self.snapshot.table(kind));
             self.asked.remove(&request.unsubscribe);
-            self.asked.add(&request.subscribe);
+            touched = self.asked.add(&request.subscribe);
+            touched
+                .extend(request.subscribe.iter().chain(&request.unsubscribe).map(|name| Name::from(*name)));
         }
         let received = {
             let mut state = self.node.state();
@@ -126,10 +130,8 @@ impl Session {
                 state.tell(self.number, kind, TypeStream::new(kind, self.variant, self.desired(kind)));
             }
             let Some(told) = state.told(self.number, kind) else { return };
-            if kind == ResourceType::Secret && !first {
-                let names = request.subscribe.iter().chain(&request.unsubscribe);
-                let names: Vec<_> = names.map(|name| Name::from(*name)).collect();
-                told.resources.update(self.desired(kind), Some(&names));
+            if !touched.is_empty() && !first {
+                told.resources.update(self.desired(kind), Some(&touched));
             }
             let received = told.resources.receive(request, first);
             if first && kind == ResourceType::Endpoints {
@@ -155,10 +157,13 @@ impl Session {
         if first && kind == ResourceType::RouteConfig {
             self.begin_inside();
         }
+        let mut touched = Vec::new();
         if kind == ResourceType::Secret {
             // All names that it wants, each time.
             self.asked = AskedNames::default();
-            self.asked.add(&request.names);
+            self.asked.rebase(self.snapshot.table(kind));
+            touched = self.asked.add(&request.names);
+            touched.extend(request.names.iter().map(|name| Name::from(*name)));
         }
         let node = self.node.clone();
         let received = {
@@ -167,9 +172,8 @@ impl Session {
                 state.tell(self.number, kind, TypeStream::new(kind, self.variant, self.desired(kind)));
             }
             let Some(told) = state.told(self.number, kind) else { return };
-            if kind == ResourceType::Secret && !first {
-                let names: Vec<_> = request.names.iter().map(|name| Name::from(*name)).collect();
-                told.resources.update(self.desired(kind), Some(&names));
+            if !touched.is_empty() && !first {
+                told.resources.update(self.desired(kind), Some(&touched));
             }
             let received = told.resources.receive_sotw(request, first);
             note(told, &received);
@@ -209,7 +213,7 @@ impl Session {
                     compose(self.snapshot.table(kind), &inside.hosts)
                 }
             }
-            _ if kind == ResourceType::Secret => self.asked.covered(self.snapshot.table(kind)),
+            _ if kind == ResourceType::Secret => self.asked.served(self.snapshot.table(kind)),
             _ => self.snapshot.table(kind).clone(),
         }
     }
@@ -240,6 +244,7 @@ impl Session {
             } else {
                 let names = changed.as_ref().map(|changed| changed.get(&kind).map_or(&[][..], Vec::as_slice));
                 if kind == ResourceType::Secret {
+                    self.asked.rebase(self.snapshot.table(kind));
                     let names = names.map(|names| self.asked.affected(names));
                     told.resources.update(self.desired(kind), names.as_deref());
                 } else {

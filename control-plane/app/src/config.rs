@@ -256,7 +256,7 @@ impl Config {
              address, got {}",
             args.xds
         );
-        let longest = queue::LONGEST_HIDDEN.as_secs();
+        let longest = queue::LONGEST_LEASE.as_secs();
         ensure!(
             (1..=longest).contains(&args.job_lease_secs),
             "--job-lease-secs: 1 to {longest}, got {}",

@@ -86,12 +86,6 @@ impl Operators {
         Router::new().route("/api/status", get(status::status)).merge(own).with_state(self)
     }
 
-    /// The platform whose credentials a request carries.
-    fn platform(&self, headers: &HeaderMap) -> Option<String> {
-        let platforms = self.platforms.borrow();
-        broker::authorized(headers, &platforms, &self.issuers).map(|found| found.platform.to_owned())
-    }
-
     /// The operator whose token a request carries.
     fn operator(&self, headers: &HeaderMap) -> Option<Operator> {
         let (scheme, given) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;

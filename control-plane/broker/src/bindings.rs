@@ -39,6 +39,11 @@ struct BindBody {
     parameters: Option<Value>,
 }
 
+/// What platforms send is an id or two.
+const MAX_BIND_BYTES: usize = 4_096;
+/// They lie in the instance's row, of which `DynamoDB` takes 400 KB.
+const MAX_BINDINGS_BYTES: usize = 120_000;
+
 pub(crate) async fn bind(
     State(broker): State<Broker>,
     Extension(asking): Extension<Asking>,
@@ -59,6 +64,11 @@ pub(crate) async fn bind(
     };
     let parameters = BindParameters::parse(request.parameters.as_ref())
         .map_err(|why| Answer::bad_request(format!("parameters: {why}")))?;
+    let size = written(&request);
+    if size > MAX_BIND_BYTES {
+        let why = format!("bind_resource and parameters: at most {MAX_BIND_BYTES} bytes of JSON, got {size}");
+        return Err(Answer::bad_request(why));
+    }
     for _ in 0..MAX_TRIES {
         let mut instance = broker.present(&asking, &id).await?;
         same_plan(&instance, &request.plan_id)?;
@@ -73,12 +83,25 @@ pub(crate) async fn bind(
         }
         broker.may_bind(&instance, &binding_id)?;
         let made = made(&instance, &binding_id, request.clone(), parameters.clone())?;
+        // With a key in what is published and in what is proven beside it.
+        let size = instance.bindings.values().chain([&made]).map(|one| written(one) + 2 * written(&one.key));
+        let size: usize = size.sum();
+        if size > MAX_BINDINGS_BYTES {
+            return Err(Answer::unprocessable(format!(
+                "the bindings of an instance: at most {MAX_BINDINGS_BYTES} bytes, got {size}; take one away first"
+            )));
+        }
         instance.bind(binding_id.clone(), made);
         if let Some(answer) = broker.begin(&asking, None, &instance).await? {
             return Ok(answer);
         }
     }
     Err(Answer::concurrency())
+}
+
+/// As it lies in the store.
+fn written(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |bytes| bytes.len())
 }
 
 /// What a PUT means for a binding that is there: the same again, or a conflict. `None`: it may begin anew.

@@ -9,7 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use model::{audit::Caller, platforms::Platforms};
+use model::{
+    audit::Caller,
+    platforms::{Owner, Platform, Platforms, TenantBy},
+};
 use serde_json::{Map, Value};
 
 use crate::{Broker, Issuers, answer::Answer};
@@ -38,19 +41,56 @@ impl fmt::Debug for Credentials {
 pub(crate) struct Asking {
     /// Its name.
     pub(crate) platform: String,
-    /// The claims of the token that it signed in with; nothing, when that was a secret.
-    pub(crate) token: Option<Map<String, Value>>,
+    /// Which of its tenants it may speak for.
+    pub(crate) tenants: Tenants,
     /// For whom.
     pub(crate) caller: Caller,
 }
 
 /// Whose credentials a request carries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedIn<'a> {
     /// The name of a platform.
     pub platform: &'a str,
-    /// The claims of its token; nothing, when it has shown a secret.
-    pub token: Option<Map<String, Value>>,
+    /// Which of its tenants it may speak for.
+    pub tenants: Tenants,
+    /// Of its token.
+    subject: Option<String>,
+}
+
+/// Whom a request may speak for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tenants {
+    /// The platform as a whole, which says itself for whom it asks.
+    All,
+    /// The one that the token names: others' services do not exist for it.
+    One(String),
+    /// The token does not name the tenant, as those of this platform have to.
+    Unnamed(String),
+}
+
+impl SignedIn<'_> {
+    /// Whether what is this owner's exists for it.
+    pub fn may_see(&self, owner: &Owner) -> bool {
+        owner.platform == self.platform && self.tenants.hold(&owner.tenant)
+    }
+}
+
+impl Tenants {
+    /// Of a token, whose claims prove the tenant where the platform's rule says so.
+    fn of(platform: &Platform, claims: &Map<String, Value>) -> Self {
+        let TenantBy::Token(claim) = &platform.tenant else { return Self::All };
+        let value = claims.get(claim).and_then(Value::as_str).filter(|value| !value.is_empty());
+        value.map_or_else(|| Self::Unnamed(claim.clone()), |value| Self::One(value.to_owned()))
+    }
+
+    pub(crate) fn hold(&self, tenant: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(own) => own == tenant,
+            Self::Unnamed(_) => false,
+        }
+    }
 }
 
 /// Basic credentials with a secret of a platform, or a token that is as good (RFC 6750 section 2.1).
@@ -59,13 +99,15 @@ pub fn authorized<'a>(headers: &HeaderMap, known: &'a Platforms, issuers: &Issue
     let (scheme, given) = text.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
         let (platform, claims) = issuers.platform(given.trim(), known)?;
-        return Some(SignedIn { platform, token: Some(claims) });
+        let tenants = known.get(platform).map(|rules| Tenants::of(rules, &claims))?;
+        let subject = claims.get("sub").and_then(Value::as_str).map(str::to_owned);
+        return Some(SignedIn { platform, tenants, subject });
     }
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
     let platform = by_secret(given, known)?;
-    Some(SignedIn { platform, token: None })
+    Some(SignedIn { platform, tenants: Tenants::All, subject: None })
 }
 
 fn by_secret<'a>(encoded: &str, known: &'a Platforms) -> Option<&'a str> {
@@ -124,7 +166,8 @@ async fn told(response: Response) -> Response {
 /// Who asks, or what it is told.
 fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Asking, Box<Response>> {
     let platforms = broker.platforms.borrow();
-    let Some(SignedIn { platform, token }) = authorized(headers, &platforms, &broker.issuers) else {
+    let Some(SignedIn { platform, tenants, subject }) = authorized(headers, &platforms, &broker.issuers)
+    else {
         let refusal = Answer::refused(StatusCode::UNAUTHORIZED, "credentials of a platform are needed");
         let mut response = refusal.into_response();
         let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\", Bearer realm=\"gatehouse\"";
@@ -144,9 +187,8 @@ fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Asking, Box<Response
     }
     let identity = identity(headers).map_err(|refused| Box::new(refused.into_response()))?;
     let request = headers.get(&REQUEST_IDENTITY).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let subject = token.as_ref().and_then(|claims| claims.get("sub")?.as_str().map(str::to_owned));
     let caller = Caller { identity, subject, request };
-    Ok(Asking { platform: platform.to_owned(), token, caller })
+    Ok(Asking { platform: platform.to_owned(), tenants, caller })
 }
 
 /// OSB "Originating Identity": the platform's kind, and in base64 a JSON object that says for whom it asks.

@@ -86,8 +86,8 @@ struct MaintenanceInfo {
 }
 
 /// A row of `DynamoDB` has 400 KB, and holds what was asked for, what is published and what is proven, with keys and
-/// certificates beside them. Some 900 rules of `authz` are as much.
-const MAX_PARAMETERS_BYTES: usize = 90_000;
+/// certificates beside them. Some 800 rules of `authz` are as much.
+const MAX_PARAMETERS_BYTES: usize = 80_000;
 /// Tries of a conditional write that somebody else's write can undo.
 pub(crate) const MAX_TRIES: usize = 5;
 
@@ -302,10 +302,14 @@ impl Broker {
         }
     }
 
-    /// Other platforms' instances do not exist for this one.
+    /// Other platforms' instances do not exist for this one, nor do other tenants' for one that its token names.
     pub(crate) async fn owned(&self, asking: &Asking, id: &InstanceId) -> Result<Option<Instance>, Answer> {
         let found = self.store.get(id).await?;
-        Ok(found.filter(|instance| instance.request.owner.platform == asking.platform))
+        let is_its = |instance: &Instance| {
+            let owner = &instance.request.owner;
+            owner.platform == asking.platform && asking.tenants.hold(&owner.tenant)
+        };
+        Ok(found.filter(is_its))
     }
 
     pub(crate) async fn present(&self, asking: &Asking, id: &InstanceId) -> Result<Instance, Answer> {

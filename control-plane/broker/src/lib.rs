@@ -25,7 +25,7 @@ use store::Store;
 use tokio::sync::watch;
 
 pub use catalog::{SERVICE_ID, STANDARD_PLAN_ID};
-pub use guard::{Credentials, SignedIn, authorized, same};
+pub use guard::{Credentials, SignedIn, Tenants, authorized, same};
 pub use issuers::Issuers;
 
 /// What the broker needs.

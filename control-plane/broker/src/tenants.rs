@@ -8,7 +8,11 @@ use model::{
 };
 use store::Claimant;
 
-use crate::{Broker, answer::Answer, guard::Asking};
+use crate::{
+    Broker,
+    answer::Answer,
+    guard::{Asking, Tenants},
+};
 
 impl Broker {
     /// The tenant that a provision is for.
@@ -29,15 +33,14 @@ impl Broker {
                 })?;
                 value.to_owned()
             }
-            TenantBy::Token(claim) => {
-                let value = asking.token.as_ref().and_then(|claims| claims.get(claim)?.as_str());
-                let value = value.filter(|text| !text.is_empty()).ok_or_else(|| {
-                    Answer::bad_request(format!(
+            TenantBy::Token(claim) => match &asking.tenants {
+                Tenants::One(tenant) => tenant.clone(),
+                Tenants::All | Tenants::Unnamed(_) => {
+                    return Err(Answer::bad_request(format!(
                         "Authorization: must be a token with the claim {claim:?}, which names the tenant of this platform"
-                    ))
-                })?;
-                value.to_owned()
-            }
+                    )));
+                }
+            },
         };
         Ok(Owner { platform: asking.platform.clone(), tenant })
     }

@@ -322,7 +322,7 @@ async fn what_is_too_large_or_too_deep_is_told_and_costs_little() {
         |at: usize| json!({"allow": {"methods": ["GET"], "paths": [format!("/{at}/{}", "x".repeat(100))]}});
     large["parameters"]["authz"]["rules"] = (0..900).map(rule).collect();
     let (status, words) = told(large.to_string()).await;
-    assert!(status == 400 && words.starts_with("parameters: at most 90000 bytes of JSON, got 1"), "{words}");
+    assert!(status == 400 && words.starts_with("parameters: at most 80000 bytes of JSON, got 1"), "{words}");
     assert!(bench.store.outbox().await.unwrap().is_empty());
 }
 

@@ -400,6 +400,10 @@ impl Instance {
     /// Begins to take a binding away; nothing happens when it is not there.
     pub fn unbind(&mut self, id: &BindingId, operation: String) {
         let Some(binding) = self.bindings.get_mut(id) else { return };
+        // From now on, whatever becomes of the operation: nothing returns to a key that was to go.
+        for revision in self.published.iter_mut().chain(&mut self.proven) {
+            revision.keys.retain(|key| key.id != binding.key.id);
+        }
         binding.kind = OperationKind::Unbind;
         binding.state = OperationState::InProgress;
         binding.operation.clone_from(&operation);
@@ -413,16 +417,6 @@ impl Instance {
         let binding =
             Operation { binding: Some(id.clone()), ..Operation::new(operation, kind, CdnUse::None) };
         self.settled = Some(Box::new(std::mem::replace(&mut self.operation, binding)));
-    }
-
-    /// What is published from now on. A key that is taken away is not one that anything returns to.
-    pub fn publish(&mut self, published: Published) {
-        if self.operation.kind == OperationKind::Unbind
-            && let Some(proven) = &mut self.proven
-        {
-            proven.keys.retain(|key| published.keys.contains(key));
-        }
-        self.published = Some(published);
     }
 
     /// An operation of a binding has ended: that stands with the binding, and the instance's own operation is the newest

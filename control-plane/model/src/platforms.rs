@@ -324,12 +324,17 @@ impl Platforms {
         if !by.wildcards {
             return Err(HostRefused::Wildcard(host.clone(), by.name.to_string()));
         }
-        let is_below =
-            |rule: &HostRule| rule.name.name.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+        // Those for names below it, and those for the names that it is among itself.
+        let concerns = |rule: &HostRule| {
+            let of = &rule.name;
+            let rest = of.name.strip_suffix(name);
+            let is_below = rest.is_some_and(|rest| rest.ends_with('.') || (rest.is_empty() && of.below));
+            is_below || (of.matches(host) && of.weight() == by.name.weight())
+        };
         let is_others = |platform: &String, rule: &HostRule| {
             *platform != owner.platform || (rule.tenants != [owner.tenant.clone()] && !by.tenants.is_empty())
         };
-        match all_rules(&self.by_name).find(|(platform, rule)| is_below(rule) && is_others(platform, rule)) {
+        match all_rules(&self.by_name).find(|(platform, rule)| concerns(rule) && is_others(platform, rule)) {
             Some((_, rule)) => Err(HostRefused::Covers(host.clone(), rule.name.to_string())),
             None => Ok(()),
         }
@@ -484,6 +489,17 @@ mod tests {
         );
         assert!(told("a", "*.a.example.test").contains("b.c.a.example.test"));
         assert!(told("b", "*.x.a.example.test").contains("belongs to others"));
+        let shared = read(json!({"platforms": {
+            "cf": {"hosts": [{"name": "*.example.test", "tenants": ["a"], "wildcards": true}]},
+            "k8s": {"hosts": [{"name": "*.example.test", "tenants": ["b"]}]},
+        }}))
+        .unwrap();
+        let owner = Owner { platform: "cf".into(), tenant: "a".into() };
+        for host in ["*.example.test", "*.x.example.test"] {
+            let host = Host::try_from(host.to_owned()).unwrap();
+            let refused = shared.may_claim(&owner, &host, Plan::Standard).unwrap_err();
+            assert!(matches!(refused, HostRefused::Covers(..)), "{refused}");
+        }
         let own = "*.own.a.example.test is a wildcard, and the rule for \"*.own.a.example.test\" allows none";
         assert_eq!(told("a", "*.own.a.example.test"), own);
         let several = json!({"platforms": {"cf": {"hosts": [{"name": "*", "wildcards": true}]}}});

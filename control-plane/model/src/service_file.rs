@@ -279,8 +279,9 @@ pub fn service_schema() -> &'static Value {
 /// So many errors are told at once; more would not be read.
 const MAX_ERRORS: usize = 10;
 
-/// Headers that end in `key` and carry none.
-const OTHER_KEYS: [&str; 2] = ["sec-websocket-key", "idempotency-key"];
+/// Headers that may end in `key` and carry none of ours, by their beginnings.
+const OTHER_KEYS: [&str; 5] =
+    ["sec-websocket-key", "idempotency-key", "x-gatehouse-", "x-original-", "x-envoy-"];
 
 /// Each name is resolved again and again on each node.
 const MAX_URLS: usize = 200;
@@ -328,7 +329,7 @@ impl ServiceFile {
         }
         for (at, method) in self.auth.any.iter().enumerate() {
             if let AuthMethod::ApiKey { header } = method
-                && OTHER_KEYS.contains(&header.as_str())
+                && OTHER_KEYS.iter().any(|other| header.starts_with(other))
             {
                 broken.push(format!("auth.any[{at}].api_key.header: {header} has another meaning"));
             }

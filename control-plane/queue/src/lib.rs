@@ -65,8 +65,10 @@ pub struct Depth {
 /// Dead letters that one answer holds; the oldest come first, and the rest when those are dealt with.
 pub const DEAD_PAGE: u32 = 500;
 
-/// No lease is longer, and no pause. What is hidden for longer was hidden by a clock that was ahead, and is not hidden.
-pub const LONGEST_HIDDEN: Duration = Duration::from_secs(600);
+/// No lease is longer, and no pause.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(600);
+/// What is hidden for longer was hidden by a clock that was ahead, and is not hidden. Clocks may differ a little.
+const HIDDEN_BY_THE_FUTURE: Duration = Duration::from_secs(900);
 
 /// The capability.
 #[async_trait]

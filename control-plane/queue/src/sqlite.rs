@@ -11,7 +11,7 @@ use sqlite::{
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::{DEAD_PAGE, DeadLetter, Depth, LONGEST_HIDDEN, Lease, Queue, QueueError};
+use crate::{DEAD_PAGE, DeadLetter, Depth, HIDDEN_BY_THE_FUTURE, Lease, Queue, QueueError};
 
 /// Jobs that this process sends wake a worker at once; those of another process, and those whose lease has
 /// ended, are found at this pace.
@@ -81,7 +81,7 @@ impl SqliteQueue {
         self.read("looking for a job", |db| {
             let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE visible_at_ms <= ?1 AND dead_since_ms IS NULL)
                  OR EXISTS (SELECT 1 FROM jobs WHERE visible_at_ms > ?2 AND dead_since_ms IS NULL)";
-            let now = params![now_ms(), after_ms(LONGEST_HIDDEN)];
+            let now = params![now_ms(), after_ms(HIDDEN_BY_THE_FUTURE)];
             Ok(db.prepare_cached(sql)?.query_row(now, |row| row.get(0))?)
         })
         .await
@@ -100,7 +100,7 @@ impl SqliteQueue {
                              (SELECT id FROM jobs WHERE visible_at_ms > ?3 AND dead_since_ms IS NULL LIMIT 1))
                          RETURNING id, body, attempts, forgiven",
                     )?;
-                    let now = params![now_ms(), after_ms(lease), after_ms(LONGEST_HIDDEN)];
+                    let now = params![now_ms(), after_ms(lease), after_ms(HIDDEN_BY_THE_FUTURE)];
                     let row = take.query_row(now, |row| {
                         Ok((
                             row.get::<_, String>(0)?,

@@ -37,8 +37,8 @@ use self::{
     },
 };
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, LONGEST_TURN, OUTBOX_PAGE, Put,
-    REPORT_LIFETIME, Store, StoreError, Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
+    Store, StoreError, TURN_OF_THE_FUTURE, Write,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -472,7 +472,7 @@ impl Store for DynamoStore {
         let free =
             "attribute_not_exists(pk) OR #holder = :holder OR #until_ms <= :now OR #until_ms > :longest";
         let put = put.only_if(free).with_text("holder", holder).with_number("now", now);
-        let put = put.with_number("longest", now.saturating_add(millis(LONGEST_TURN)));
+        let put = put.with_number("longest", now.saturating_add(millis(TURN_OF_THE_FUTURE)));
         let written = self.table.write(vec![put]).await.map_err(|error| failed("taking a turn", error))?;
         Ok(written.is_ok())
     }

@@ -88,35 +88,36 @@ impl Keys {
 
     /// The instance as it is written.
     pub(crate) fn sealed(&self, mut instance: Instance) -> Result<Instance, InvalidKey> {
-        for secret in secrets(&mut instance.certificate, &mut instance.bindings) {
-            *secret = self.seal(secret, &instance.id)?;
+        let Instance { id, certificate, bindings, .. } = &mut instance;
+        for (place, secret) in secrets(id, certificate, bindings) {
+            *secret = self.seal(secret, &place)?;
         }
         Ok(instance)
     }
 
     /// The instance as it was before it was sealed.
     pub(crate) fn opened(&self, mut instance: Instance) -> Result<Instance, InvalidKey> {
-        for secret in secrets(&mut instance.certificate, &mut instance.bindings) {
-            *secret = self.open(secret, &instance.id)?;
+        let Instance { id, certificate, bindings, .. } = &mut instance;
+        for (place, secret) in secrets(id, certificate, bindings) {
+            *secret = self.open(secret, id, &place)?;
         }
         Ok(instance)
     }
 
-    fn seal(&self, secret: &str, of: &InstanceId) -> Result<String, InvalidKey> {
+    fn seal(&self, secret: &str, place: &str) -> Result<String, InvalidKey> {
         let Some(Key { id, key }) = self.0.first() else { return Ok(secret.to_owned()) };
         let mut nonce = [0; NONCE_LEN];
         let failed = |_| InvalidKey::Wrong("a secret cannot be sealed".into());
         // 96 random bits: 2^32 secrets under one key stay safe (NIST SP 800-38D section 8.3).
         rand::fill(&mut nonce).map_err(failed)?;
         let mut text = secret.as_bytes().to_vec();
-        // Bound to its instance: what is sealed for one cannot be put into another.
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(of.as_str()), &mut text)
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place), &mut text)
             .map_err(failed)?;
         Ok(format!("{SEALED}{id}:{}", BASE64_STANDARD.encode([&nonce[..], &text].concat())))
     }
 
     /// What is not sealed was written without keys, and is sealed with the next write.
-    fn open(&self, text: &str, of: &InstanceId) -> Result<String, InvalidKey> {
+    fn open(&self, text: &str, of: &InstanceId, place: &str) -> Result<String, InvalidKey> {
         let Some(sealed) = text.strip_prefix(SEALED) else { return Ok(text.to_owned()) };
         let damaged = || InvalidKey::Wrong(format!("a secret of the instance {of} is damaged"));
         let (id, encoded) = sealed.split_once(':').ok_or_else(damaged)?;
@@ -126,18 +127,23 @@ impl Keys {
         let mut bytes = BASE64_STANDARD.decode(encoded).map_err(|_| damaged())?;
         let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN).ok_or_else(damaged)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
-        let opened = key.open_in_place(nonce, Aad::from(of.as_str()), text).map_err(|_| damaged())?;
+        let opened = key.open_in_place(nonce, Aad::from(place), text).map_err(|_| damaged())?;
         String::from_utf8(opened.to_vec()).map_err(|_| damaged())
     }
 }
 
-/// What is secret in an instance.
+/// What is secret in an instance, each with its place: what is sealed for one cannot be put into another, where it might be
+/// shown.
 fn secrets<'a>(
+    id: &InstanceId,
     certificate: &'a mut Option<Certificate>,
     bindings: &'a mut BTreeMap<BindingId, Binding>,
-) -> impl Iterator<Item = &'a mut String> {
-    let shown_once = bindings.values_mut().filter_map(|binding| binding.secret.as_mut());
-    certificate.iter_mut().map(|certificate| &mut certificate.key).chain(shown_once)
+) -> impl Iterator<Item = (String, &'a mut String)> {
+    let (own, of) = (id.to_string(), id.to_string());
+    let certificate = certificate.iter_mut().map(move |certificate| (own.clone(), &mut certificate.key));
+    let place = move |binding: &BindingId| format!("{of}/{binding}");
+    let bindings = bindings.iter_mut();
+    certificate.chain(bindings.filter_map(move |(id, binding)| Some((place(id), binding.secret.as_mut()?))))
 }
 
 #[cfg(test)]
@@ -152,32 +158,36 @@ mod tests {
     fn a_secret_is_opened_by_its_key_for_its_instance_only() {
         let (old, new) = (Keys::generate("2025").unwrap(), Keys::generate("2026").unwrap());
         let first = Keys::parse(&old).unwrap();
-        let sealed = first.seal("secret", &id("i-1")).unwrap();
+        let sealed = first.seal("secret", "i-1").unwrap();
         assert!(sealed.starts_with("sealed:2025:") && !sealed.contains("secret"), "{sealed}");
-        assert_ne!(first.seal("secret", &id("i-1")).unwrap(), sealed, "a nonce is used once");
-        assert_eq!(first.open(&sealed, &id("i-1")).unwrap(), "secret");
+        assert_ne!(first.seal("secret", "i-1").unwrap(), sealed, "a nonce is used once");
+        assert_eq!(first.open(&sealed, &id("i-1"), "i-1").unwrap(), "secret");
         assert_eq!(
-            first.open(&sealed, &id("i-2")).unwrap_err().to_string(),
+            first.open(&sealed, &id("i-2"), "i-2").unwrap_err().to_string(),
             "a secret of the instance i-2 is damaged"
         );
+        assert!(
+            first.open(&sealed, &id("i-1"), "i-1/b-1").is_err(),
+            "the secret of a binding would be shown"
+        );
         let both = Keys::parse(&format!("# the newest first\n{new}\n\n{old}\n")).unwrap();
-        assert_eq!(both.open(&sealed, &id("i-1")).unwrap(), "secret");
-        assert!(both.seal("secret", &id("i-1")).unwrap().starts_with("sealed:2026:"));
+        assert_eq!(both.open(&sealed, &id("i-1"), "i-1").unwrap(), "secret");
+        assert!(both.seal("secret", "i-1").unwrap().starts_with("sealed:2026:"));
         assert_eq!(
-            Keys::parse(&new).unwrap().open(&sealed, &id("i-1")).unwrap_err().to_string(),
+            Keys::parse(&new).unwrap().open(&sealed, &id("i-1"), "i-1").unwrap_err().to_string(),
             "a secret of the instance i-1 is sealed with the key \"2025\", which is not here"
         );
         let cut = &sealed[..sealed.len() - 8];
-        assert!(first.open(cut, &id("i-1")).is_err());
-        assert!(first.open("sealed:2025:AAAA", &id("i-1")).is_err());
+        assert!(first.open(cut, &id("i-1"), "i-1").is_err());
+        assert!(first.open("sealed:2025:AAAA", &id("i-1"), "i-1").is_err());
     }
 
     #[test]
     fn without_keys_what_is_legible_stays_so() {
         let none = Keys::default();
-        assert_eq!(none.seal("secret", &id("i")).unwrap(), "secret");
-        assert_eq!(none.open("secret", &id("i")).unwrap(), "secret");
-        assert!(none.open("sealed:2025:AAAA", &id("i")).is_err());
+        assert_eq!(none.seal("secret", "i").unwrap(), "secret");
+        assert_eq!(none.open("secret", &id("i"), "i").unwrap(), "secret");
+        assert!(none.open("sealed:2025:AAAA", &id("i"), "i").is_err());
     }
 
     #[test]

@@ -168,8 +168,10 @@ pub const AUDIT_PAGE: u32 = 200;
 /// An entry is kept for so long: more than a year, since that is what auditors ask for.
 pub const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3_600);
 
-/// Nobody takes a turn for longer. One that lasts longer was taken by a clock that was ahead, and is over.
+/// Nobody takes a turn for longer.
 pub const LONGEST_TURN: Duration = Duration::from_secs(3_600);
+/// One that lasts longer was taken by a clock that was ahead, and is over. Clocks that differ a little take none away.
+const TURN_OF_THE_FUTURE: Duration = Duration::from_secs(2 * 3_600);
 
 /// A replica reports every few seconds; one that is silent for so long is gone.
 const REPORT_LIFETIME: Duration = Duration::from_secs(15);

@@ -23,8 +23,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, LONGEST_TURN, OUTBOX_PAGE, Put,
-    REPORT_LIFETIME, Refusal, Store, StoreError, Write, claimed,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
+    Refusal, Store, StoreError, TURN_OF_THE_FUTURE, Write, claimed,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -529,7 +529,7 @@ impl Store for SqliteStore {
             let sql = "INSERT INTO turns VALUES (?1, ?2, ?4) ON CONFLICT (task)
                        DO UPDATE SET holder = ?2, until_ms = ?4
                        WHERE holder = ?2 OR until_ms <= ?3 OR until_ms > ?5";
-            let now = params![task, holder, now_ms(), after_ms(time), after_ms(LONGEST_TURN)];
+            let now = params![task, holder, now_ms(), after_ms(time), after_ms(TURN_OF_THE_FUTURE)];
             let rows = db.execute(sql, now)?;
             Ok(Written::Keep(rows == 1))
         })

@@ -1,7 +1,6 @@
 //! One job, from its lease to its end.
 
 use model::{
-    InstanceId,
     audit::Entry,
     faults::{Call, Effect},
     instance::{Instance, OperationKind, OperationState, StepName, StepState},
@@ -108,15 +107,15 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
         };
         if lease.attempt > most {
             let cause = format!("given up after {most} tries, the last of which ended its worker");
-            match fail(worker, &instance.id, step, &cause).await {
+            match fail(worker, &instance, step, &cause).await {
                 Ok(()) => continue,
                 Err(error) => return End::Again(error),
             }
         }
         let result = match advance(worker, instance.clone(), step).await {
-            Err(StepError::Refused(cause)) => fail(worker, &instance.id, step, &cause).await,
+            Err(StepError::Refused(cause)) => fail(worker, &instance, step, &cause).await,
             Err(StepError::Passing(cause)) if last_try => {
-                fail(worker, &instance.id, step, &format!("given up after {most} tries: {cause}")).await
+                fail(worker, &instance, step, &format!("given up after {most} tries: {cause}")).await
             }
             Err(StepError::Passing(cause)) => return End::Again(cause),
             Ok(()) => Ok(()),
@@ -145,22 +144,18 @@ async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Res
 
 /// Does one step; what takes longer than most is said to be under way, for those who wait.
 async fn shown(worker: &Worker, instance: &mut Instance, step: StepName) -> Result<String, StepError> {
-    let before = instance.clone();
-    let told = async {
-        tokio::time::sleep(worker.retries.tell_after).await;
-        let mut telling = before;
-        telling.operation.note(step, StepState::Active, waiting_for(step));
-        put(worker, &telling).await
-    };
+    let mut telling = instance.clone();
     let (detail, written) = {
         let doing = worker.step(instance, step);
         tokio::pin!(doing);
         tokio::select! {
             biased;
             detail = &mut doing => (detail?, None),
-            written = told => {
-                let written = written?;
-                (doing.await?, Some(written))
+            () = tokio::time::sleep(worker.retries.tell_after) => {
+                telling.operation.note(step, StepState::Active, waiting_for(step));
+                // Both to their ends: a write that is given up may be made all the same.
+                let (written, detail) = tokio::join!(put(worker, &telling), doing);
+                (detail?, written.ok())
             }
         }
     };
@@ -265,10 +260,14 @@ fn live(instance: &Instance) -> String {
 
 /// The operation has failed, and the last good state stays: routes, hosts and names return to what the fleet
 /// has proven to run.
-async fn fail(worker: &Worker, id: &InstanceId, step: StepName, cause: &str) -> Result<(), String> {
+async fn fail(worker: &Worker, failed: &Instance, step: StepName, cause: &str) -> Result<(), String> {
     // Read anew: the step has written its progress.
-    let stored = worker.store.get(id).await.map_err(|error| chain(&error))?;
-    let Some(mut instance) = stored else { return Ok(()) };
+    let stored = worker.store.get(&failed.id).await.map_err(|error| chain(&error))?;
+    let is_same = |instance: &Instance| {
+        instance.operation.id == failed.operation.id && instance.operation.in_progress()
+    };
+    // Another worker may have ended it meanwhile, and another operation may be the newest.
+    let Some(mut instance) = stored.filter(is_same) else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
     let kind = instance.operation.kind;
     instance.fail(Some(step), cause);

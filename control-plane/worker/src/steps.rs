@@ -9,7 +9,7 @@ use model::{
     plan::Plan,
 };
 use runtime::telemetry::chain;
-use store::Claimant;
+use store::{Claim, Claimant, Refusal};
 use time::OffsetDateTime;
 
 use crate::{
@@ -125,13 +125,32 @@ impl Worker {
     async fn drop_certificate(&self, instance: &mut Instance) -> Result<String, StepError> {
         let own = instance.certificate.as_ref().and_then(|own| own.name.as_ref());
         // A host that was given up may be another's by now, with what proves it.
-        let held = self.store.held(&instance.id).await?;
+        let held = self.proven_for_nobody_else(instance).await?;
         for name in instance.replaced.iter().chain(own) {
             self.discard(name, Proofs::DeleteOf(&held)).await?;
         }
         instance.replaced.clear();
         instance.certificate = None;
         Ok("certificate dropped".into())
+    }
+
+    /// The hosts of an instance, but for those whose proof is another instance's too: `x` and `*.x` have the same one.
+    pub(crate) async fn proven_for_nobody_else(&self, instance: &Instance) -> Result<Vec<Host>, StepError> {
+        let (platforms, owner) = (self.platforms.borrow().clone(), &instance.request.owner);
+        let claimant = Claimant::of(&platforms, &instance.id, owner);
+        let mut alone = Vec::new();
+        for host in self.store.held(&instance.id).await? {
+            let sibling = host.below().map_or_else(|| format!("*.{host}"), str::to_owned);
+            // A name of one label, or one that is too long, is nobody's.
+            let claim = match Host::try_from(sibling) {
+                Ok(sibling) => self.store.may_claim(&[sibling], &claimant).await?,
+                Err(_) => Claim::Held,
+            };
+            if !matches!(claim, Claim::Refused { why: Refusal::Taken(_), .. }) {
+                alone.push(host);
+            }
+        }
+        Ok(alone)
     }
 
     /// Certificates that were served before this operation.
@@ -217,9 +236,13 @@ impl Worker {
     }
 
     fn publish(&self, instance: &mut Instance) -> Result<String, StepError> {
+        if instance.operation.kind == OperationKind::Unbind && instance.published.is_none() {
+            // It was withdrawn, by a deletion that did not get to its end: it is not to come back.
+            return Ok("nothing is published".into());
+        }
         let limits = self.platforms.borrow().limits(instance.plan());
         let requests_per_second = limits.requests_per_second;
-        instance.publish(Published { requests_per_second, ..wanted(instance)? });
+        instance.published = Some(Published { requests_per_second, ..wanted(instance)? });
         Ok(format!("published revision {}", instance.revision))
     }
 
@@ -243,7 +266,9 @@ impl Worker {
             let waiting = progress.waiting.as_ref();
             let waiting = waiting.map(|waiting| format!("; waiting for {waiting}")).unwrap_or_default();
             let told = told + &waiting;
-            if progress.is_enough(self.fleet.percent) {
+            // A key that is to go must be good nowhere.
+            let is_unbind = instance.operation.kind == OperationKind::Unbind;
+            if !is_unbind && progress.is_enough(self.fleet.percent) {
                 let since = *enough_since.get_or_insert_with(tokio::time::Instant::now);
                 if since.elapsed() >= self.fleet.grace {
                     return Ok(format!("{told}, in vain for {} s", self.fleet.grace.as_secs()));

@@ -225,6 +225,106 @@ async fn who_waits_is_told_what_takes_so_long() {
     assert_eq!(ended.operation.state, OperationState::Succeeded, "what was told costs no try: {ended:?}");
 }
 
+/// A deletion withdrew it and did not get to its end; then a key of it is taken away.
+#[tokio::test]
+async fn what_was_withdrawn_does_not_come_back_with_an_unbind() {
+    let bench = bench(&[]);
+    bench.ask().await;
+    let mut known = bench.ended().await;
+    let binding: model::BindingId = "b-1".parse().unwrap();
+    known.bind(binding.clone(), made());
+    known.settle();
+    known.published = None;
+    known.proven = None;
+    known.unbind(&binding, "op-2".into());
+    let write = Write { job: Some(&known.job()), ..Write::of(&known) };
+    assert!(matches!(bench.store.put(write).await.unwrap(), Put::Stored(_)));
+    let gone = FleetReport {
+        nodes: 1,
+        instances: [(id(), Standing { acknowledged: 1, ..Standing::default() })].into(),
+    };
+    bench.store.report("replica", "edge", &gone).await.unwrap();
+    bench.queue.send(&[known.job()]).await.unwrap();
+    let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
+    job::carry_through(bench.worker.clone(), lease).await;
+    let known = bench.store.get(&id()).await.unwrap().unwrap();
+    assert_eq!((known.published, known.proven, known.bindings.len()), (None, None, 0));
+    assert_eq!(known.unbound, [binding]);
+}
+
+/// ACM proves `x` and `*.x` by one record.
+#[tokio::test]
+async fn what_proves_anothers_name_too_is_left() {
+    let bench = bench(&[]);
+    bench.ask().await;
+    let known = bench.ended().await;
+    let name = |text: &str| Host::try_from(text.to_owned()).unwrap();
+    let claim = async |id: &str, hosts: &[Host]| {
+        let id = id.parse().unwrap();
+        let platforms = bench.worker.platforms.borrow().clone();
+        let claimant = store::Claimant::of(&platforms, &id, &known.request.owner);
+        assert_eq!(bench.store.claim(hosts, &claimant).await.unwrap(), store::Claim::Held);
+    };
+    claim("i-1", &[name("*.a.test"), name("b.test"), name("*.b.test")]).await;
+    claim("i-2", &[name("a.test")]).await;
+    let mut alone = bench.worker.proven_for_nobody_else(&known).await.unwrap();
+    alone.sort();
+    assert_eq!(alone, [name("*.b.test"), name("b.test"), name("hello.example.test")]);
+}
+
+/// Operators may not wait for all nodes with a change; a key that is to go must be good on none.
+#[tokio::test]
+async fn an_unbind_waits_for_every_node() {
+    let mut bench = bench(&[]);
+    bench.worker.fleet =
+        FleetRule { percent: 50, grace: Duration::from_millis(10), deadline: Duration::from_millis(300) };
+    bench.nodes = 2;
+    bench.ask().await;
+    let mut known = bench.ended().await;
+    let binding: model::BindingId = "b-1".parse().unwrap();
+    known.bind(binding.clone(), made());
+    known.settle();
+    known.unbind(&binding, "op-2".into());
+    let write = Write { job: Some(&known.job()), ..Write::of(&known) };
+    assert!(matches!(bench.store.put(write).await.unwrap(), Put::Stored(_)));
+    let half = Standing { rev: Some(known.revision), acknowledged: 1, ..Standing::default() };
+    let report = FleetReport { nodes: 2, instances: [(id(), half)].into() };
+    bench.store.report("replica", "edge", &report).await.unwrap();
+    bench.queue.send(&[known.job()]).await.unwrap();
+    let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
+    job::carry_through(bench.worker.clone(), lease).await;
+    let known = bench.store.get(&id()).await.unwrap().unwrap();
+    let told = &known.bindings[&binding];
+    assert_eq!(told.state, OperationState::Failed);
+    assert!(told.description.starts_with("acknowledged by 1/2 nodes"), "{}", told.description);
+    assert_eq!(known.own_operation().kind, OperationKind::Provision);
+}
+
+fn made() -> model::binding::Binding {
+    let key = model::binding::ApiKey {
+        id: "0a".into(),
+        hash: SecretHash::of("secret", [7; 32]),
+        subject: "billing".into(),
+        scopes: Vec::new(),
+    };
+    let request = model::binding::BindRequest {
+        service_id: String::new(),
+        plan_id: String::new(),
+        bind_resource: None,
+        predecessor: None,
+        parameters: None,
+    };
+    model::binding::Binding {
+        request,
+        key,
+        secret: None,
+        operation: "op-b".into(),
+        kind: OperationKind::Bind,
+        state: OperationState::Succeeded,
+        description: String::new(),
+    }
+}
+
 /// Its worker could not even write that it is given up, again and again.
 #[tokio::test]
 async fn a_job_that_ends_every_worker_is_buried_and_can_be_revived() {

@@ -91,7 +91,14 @@ pub struct ApiKey {
 pub fn is_key_header(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let others = ["sec-websocket-key", "idempotency-key"];
-    name.len() <= 64 && name.ends_with("key") && name.bytes().all(plain) && !others.contains(&name)
+    // These never come so far.
+    let is_stripped =
+        ["x-gatehouse-", "x-original-", "x-envoy-"].iter().any(|prefix| name.starts_with(prefix));
+    name.len() <= 64
+        && name.ends_with("key")
+        && name.bytes().all(plain)
+        && !others.contains(&name)
+        && !is_stripped
 }
 
 /// What a token must say to be accepted.
@@ -315,7 +322,16 @@ mod tests {
         };
         assert_eq!(read("x-api-key", vec![key.clone()]), Ok(1));
         assert_eq!(read("x-api-key", Vec::new()), Ok(0));
-        for header in ["", "host", "X-Api-Key", "x api-key", "sec-websocket-key", "key:"] {
+        for header in [
+            "",
+            "host",
+            "x-gatehouse-key",
+            "x-envoy-key",
+            "X-Api-Key",
+            "x api-key",
+            "sec-websocket-key",
+            "key:",
+        ] {
             assert!(read(header, Vec::new()).unwrap_err().starts_with("header: "), "{header}");
         }
         for (change, told) in [

@@ -14,14 +14,15 @@ use serde_json::{Value, json};
 use super::{Operators, store_is_away, unauthorized};
 
 pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Response {
-    let platform = operators.platform(&headers);
+    let platforms = operators.platforms.borrow().clone();
+    let platform = broker::authorized(&headers, &platforms, &operators.issuers);
     if platform.is_none() && operators.operator(&headers).is_none() {
         let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\", Bearer realm=\"gatehouse\"";
         return unauthorized(challenge, "credentials of a platform or the token of an operator are needed");
     }
     // Others' services are not a platform's affair.
     let may_see = |instance: &&Instance| {
-        platform.as_ref().is_none_or(|platform| instance.request.owner.platform == *platform)
+        platform.as_ref().is_none_or(|platform| platform.may_see(&instance.request.owner))
     };
     let read = async {
         let (instances, _) = operators.store.changed_since(0).await?;

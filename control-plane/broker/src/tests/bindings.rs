@@ -25,7 +25,7 @@ fn unbind(of: &str) -> String {
 fn settled(instance: &mut Instance, state: OperationState) {
     match state {
         OperationState::Succeeded => {
-            instance.publish(Published::wanted_of(instance).unwrap());
+            instance.published = Some(Published::wanted_of(instance).unwrap());
             instance.proven.clone_from(&instance.published);
             instance.operation.state = state;
         }
@@ -210,7 +210,7 @@ async fn a_key_that_was_to_go_does_not_come_back() {
     bench.send(Method::DELETE, &unbind(BINDING), &Value::Null).await;
     bench
         .end(OperationState::InProgress, |instance| {
-            instance.publish(Published::wanted_of(instance).unwrap());
+            instance.published = Some(Published::wanted_of(instance).unwrap());
             instance.fail(None, "the fleet is away");
             instance.settle();
         })
@@ -246,6 +246,10 @@ async fn what_cannot_be_bound_is_told_with_its_reason() {
         let (status, told) = told(&bench, BINDING, &body).await;
         assert!(status == 400 && told.starts_with(words), "{status} {told}");
     }
+    let mut large = bind();
+    large["bind_resource"] = json!({"route": "x".repeat(5_000)});
+    let (status, words) = told(&bench, BINDING, &large).await;
+    assert!(status == 400 && words.starts_with("bind_resource and parameters: at most 4096"), "{words}");
     let limits = Limits { bindings: 0, ..Limits::default() };
     let platforms = bench.platforms.borrow().as_ref().clone().with_limits(Plan::Standard, limits);
     bench.platforms.send_replace(Arc::new(platforms));

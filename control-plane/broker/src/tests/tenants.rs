@@ -90,6 +90,27 @@ async fn a_token_of_a_platforms_issuer_is_as_good_as_a_secret() {
     ] {
         assert_eq!(ask(change.clone()).await, status, "{change}");
     }
+    // Another repository of the same platform has nothing to do with it.
+    let as_other = async |method: Method, uri: String, body: Value| {
+        let mut claims = claims.clone();
+        claims["repository"] = json!("acme/other");
+        let token = jwt::testing::token(&jwt::testing::header(), &claims);
+        let mut request = request(method, &uri, &body);
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        bench.raw(request).await.status().as_u16()
+    };
+    let one = "/v2/service_instances/i-1";
+    let binding = format!("{one}/service_bindings/b?accepts_incomplete=true");
+    let ids = json!({"service_id": SERVICE_ID, "plan_id": STANDARD_PLAN_ID});
+    for (method, uri, body, status) in [
+        (Method::GET, one.to_owned(), Value::Null, 404),
+        (Method::GET, format!("{one}/last_operation"), Value::Null, 404),
+        (Method::PATCH, PUT.to_owned(), ids.clone(), 404),
+        (Method::DELETE, delete_uri(), Value::Null, 410),
+        (Method::PUT, binding, ids, 404),
+    ] {
+        assert_eq!(as_other(method.clone(), uri.clone(), body).await, status, "{method} {uri}");
+    }
     let made = bench.store.get(&"i-1".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(made.request.owner.to_string(), "ci/acme/shop");
     let log = bench.store.audit(&model::audit::Query::default()).await.unwrap();

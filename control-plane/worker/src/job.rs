@@ -1,6 +1,7 @@
 //! One job, from its lease to its end.
 
 use model::{
+    InstanceId,
     audit::Entry,
     faults::{Call, Effect},
     instance::{Instance, OperationKind, OperationState, StepName, StepState},
@@ -144,7 +145,7 @@ async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Res
 
 /// Does one step; what takes longer than most is said to be under way, for those who wait.
 async fn shown(worker: &Worker, instance: &mut Instance, step: StepName) -> Result<String, StepError> {
-    let mut telling = instance.clone();
+    let (id, version) = (instance.id.clone(), instance.version);
     let (detail, written) = {
         let doing = worker.step(instance, step);
         tokio::pin!(doing);
@@ -152,18 +153,33 @@ async fn shown(worker: &Worker, instance: &mut Instance, step: StepName) -> Resu
             biased;
             detail = &mut doing => (detail?, None),
             () = tokio::time::sleep(worker.retries.tell_after) => {
-                telling.operation.note(step, StepState::Active, waiting_for(step));
                 // Both to their ends: a write that is given up may be made all the same.
-                let (written, detail) = tokio::join!(put(worker, &telling), doing);
-                (detail?, written.ok())
+                let (written, detail) = tokio::join!(tell(worker, &id, version, step), doing);
+                (detail?, written.ok().flatten())
             }
         }
     };
     // What was written meanwhile is what this step's end comes after. After somebody else's write it is not taken.
-    if let Some(Put::Stored(stored)) = written {
-        instance.version = stored.version;
-    }
+    instance.version = written.unwrap_or(instance.version);
     Ok(detail)
+}
+
+/// Writes down that a step is under way; the version of that, unless somebody else has written.
+async fn tell(
+    worker: &Worker,
+    id: &InstanceId,
+    version: u64,
+    step: StepName,
+) -> Result<Option<u64>, StepError> {
+    // Read again: most steps are too quick to need a copy of their instance.
+    let Some(mut known) = worker.store.get(id).await?.filter(|known| known.version == version) else {
+        return Ok(None);
+    };
+    known.operation.note(step, StepState::Active, waiting_for(step));
+    Ok(match put(worker, &known).await? {
+        Put::Stored(stored) => Some(stored.version),
+        _ => None,
+    })
 }
 
 /// For people.

@@ -5,6 +5,7 @@ use model::{
     audit::Entry,
     faults::{Call, Effect},
     instance::{Instance, OperationKind, OperationState, StepName, StepState},
+    job::Job,
 };
 use queue::Lease;
 use runtime::telemetry::chain;
@@ -90,13 +91,17 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
     // Counted by leases: a job that ends its worker is given up as well.
     let most = worker.retries.most;
     let last_try = lease.attempt >= most;
+    // As it was written last, by this worker.
+    let mut written: Option<Instance> = None;
     loop {
-        let instance = match worker.store.get(&lease.job.instance).await {
-            Ok(Some(instance))
-                if instance.operation.id == lease.job.id && instance.operation.in_progress() =>
-            {
-                instance
-            }
+        let instance = match written.take() {
+            Some(instance) => Ok(Some(instance)),
+            None => worker.store.get(&lease.job.instance).await,
+        };
+        let is_its_job =
+            |instance: &Instance| instance.operation.id == lease.job.id && instance.operation.in_progress();
+        let instance = match instance {
+            Ok(Some(instance)) if is_its_job(&instance) => instance,
             Ok(_) => return End::Done,
             Err(error) => return End::Again(chain(&error)),
         };
@@ -108,18 +113,21 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
         };
         if lease.attempt > most {
             let cause = format!("given up after {most} tries, the last of which ended its worker");
-            match fail(worker, &instance, step, &cause).await {
+            match fail(worker, &lease.job, step, &cause).await {
                 Ok(()) => continue,
                 Err(error) => return End::Again(error),
             }
         }
-        let result = match advance(worker, instance.clone(), step).await {
-            Err(StepError::Refused(cause)) => fail(worker, &instance, step, &cause).await,
+        let result = match advance(worker, instance, step).await {
+            Err(StepError::Refused(cause)) => fail(worker, &lease.job, step, &cause).await,
             Err(StepError::Passing(cause)) if last_try => {
-                fail(worker, &instance, step, &format!("given up after {most} tries: {cause}")).await
+                fail(worker, &lease.job, step, &format!("given up after {most} tries: {cause}")).await
             }
             Err(StepError::Passing(cause)) => return End::Again(cause),
-            Ok(()) => Ok(()),
+            Ok(stored) => {
+                written = stored;
+                Ok(())
+            }
         };
         if let Err(cause) = result {
             return End::Again(cause);
@@ -127,8 +135,12 @@ async fn work(worker: &Worker, lease: &Lease) -> End {
     }
 }
 
-/// Does one step and writes down that it is done. A conflict is read anew by the caller's loop.
-async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Result<(), StepError> {
+/// Does one step and writes down that it is done. Nothing, when somebody else has written: the caller reads anew.
+async fn advance(
+    worker: &Worker,
+    mut instance: Instance,
+    step: StepName,
+) -> Result<Option<Instance>, StepError> {
     go_wrong(worker, &instance).await?;
     let detail = if step == StepName::Fleet {
         worker.step(&mut instance, step).await?
@@ -139,8 +151,10 @@ async fn advance(worker: &Worker, mut instance: Instance, step: StepName) -> Res
     };
     tracing::info!(instance = %instance.id, operation = instance.operation.id, ?step, detail, "done");
     instance.operation.note(step, StepState::Done, detail);
-    put(worker, &instance).await?;
-    Ok(())
+    Ok(match put(worker, &instance).await? {
+        Put::Stored(stored) => Some(*stored),
+        _ => None,
+    })
 }
 
 /// Does one step; what takes longer than most is said to be under way, for those who wait.
@@ -276,14 +290,12 @@ fn live(instance: &Instance) -> String {
 
 /// The operation has failed, and the last good state stays: routes, hosts and names return to what the fleet
 /// has proven to run.
-async fn fail(worker: &Worker, failed: &Instance, step: StepName, cause: &str) -> Result<(), String> {
+async fn fail(worker: &Worker, job: &Job, step: StepName, cause: &str) -> Result<(), String> {
     // Read anew: the step has written its progress.
-    let stored = worker.store.get(&failed.id).await.map_err(|error| chain(&error))?;
-    let is_same = |instance: &Instance| {
-        instance.operation.id == failed.operation.id && instance.operation.in_progress()
-    };
+    let stored = worker.store.get(&job.instance).await.map_err(|error| chain(&error))?;
+    let is_its = |instance: &Instance| instance.operation.id == job.id && instance.operation.in_progress();
     // Another worker may have ended it meanwhile, and another operation may be the newest.
-    let Some(mut instance) = stored.filter(is_same) else { return Ok(()) };
+    let Some(mut instance) = stored.filter(is_its) else { return Ok(()) };
     tracing::warn!(instance = %instance.id, operation = instance.operation.id, ?step, cause, "failed");
     let kind = instance.operation.kind;
     instance.fail(Some(step), cause);

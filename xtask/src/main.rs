@@ -17,6 +17,7 @@ Usage: cargo xtask <command>
   up [OPTIONS]           build in release, fetch Envoy, and run everything on this machine
   test [NAME]            everything that CI runs; with a name, the tests whose name contains it
   bench onboard [--json] from the broker request to the first 200 through Envoy
+  bench authn [--json]   decisions of the authentication sidecar, beside a server that decides nothing
   bench broker [--json]  orders and jobs, with 100 and with 10,000 services stored
   bench fleet [--json] [--proxies N] [--services N] [--changes N] [--curve FILE.svg]
                          a change's way to a simulated fleet; cold start, reconnect, memory
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         ["up", options @ ..] => up::run(options),
         ["test"] => test::run(None),
         ["test", name] => test::run(Some(name)),
-        ["bench", name @ ("onboard" | "broker" | "fleet" | "render" | "rest"), options @ ..] => {
+        ["bench", name @ ("onboard" | "authn" | "broker" | "fleet" | "render" | "rest"), options @ ..] => {
             bench::run_release(name, options)
         }
         ["soak", name @ "broker", options @ ..] => soak::run_long(name, options),

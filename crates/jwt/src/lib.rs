@@ -8,4 +8,4 @@ mod token;
 pub mod testing;
 
 pub use keys::Keys;
-pub use token::{InvalidToken, Refusal, Verified, claims_of, verify};
+pub use token::{InvalidToken, LEEWAY_SECS, Refusal, Verified, claims_of, verify};

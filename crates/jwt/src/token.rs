@@ -1,6 +1,6 @@
-//! JWT access tokens (RFC 7519, RFC 7515), read more strictly than the library does.
+//! JWT access tokens (RFC 7519, RFC 7515), read more strictly than libraries do.
 //!
-//! The library checks the signature; header and claims are read here, so that a missing, mistyped or unknown
+//! A library checks the signature; header and claims are read here, so that a missing, mistyped or unknown
 //! part is a refusal and never a default.
 
 use api::authn::{Algorithm, Jwt};
@@ -70,7 +70,7 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// A `kid` is compared and never used to fetch anything.
 const MAX_KID_BYTES: usize = 256;
 /// Between the issuer's clock and ours.
-const LEEWAY_SECS: f64 = 30.0;
+pub const LEEWAY_SECS: f64 = 30.0;
 
 /// RFC 7515 section 4. `crit` and `b64` change how a signature is read; `zip` belongs to encrypted tokens. What
 /// points to keys (`jwk`, `jku`, `x5u`) is not even looked at.
@@ -162,10 +162,8 @@ pub fn verify<'k>(
     let algorithm = algorithm.ok_or(InvalidToken::Algorithm)?;
     let keys = keys_of(&method.issuer).ok_or(Refusal::NoKeys)?;
     let mut candidates = keys.candidates(header.kid.as_deref(), algorithm);
-    let library = library_name(algorithm);
-    if !candidates
-        .any(|key| jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key, library).unwrap_or(false))
-    {
+    let proof = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| InvalidToken::Signature)?;
+    if !candidates.any(|key| key.verify_sig(signed.as_bytes(), &proof).is_ok()) {
         return Err(InvalidToken::Signature.into());
     }
     Ok(Verified { method: nth, ..check_claims(claims, method, now)? })
@@ -209,28 +207,17 @@ pub fn claims_of(token: &str) -> serde_json::Map<String, serde_json::Value> {
     claims.and_then(|claims| serde_json::from_slice(&claims).ok()).unwrap_or_default()
 }
 
-fn library_name(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
-    match algorithm {
-        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
-        Algorithm::ES384 => jsonwebtoken::Algorithm::ES384,
-        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
-        Algorithm::RS384 => jsonwebtoken::Algorithm::RS384,
-        Algorithm::RS512 => jsonwebtoken::Algorithm::RS512,
-        Algorithm::PS256 => jsonwebtoken::Algorithm::PS256,
-        Algorithm::PS384 => jsonwebtoken::Algorithm::PS384,
-        Algorithm::PS512 => jsonwebtoken::Algorithm::PS512,
-        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{EncodingKey, Header as LibraryHeader};
+    use api::{key_set::KeySet, pb};
+    use jsonwebtoken::{EncodingKey, Header as LibraryHeader, jwk::Jwk};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{ISSUER, NOW, RSA, claims, good, header, keys, method, signed, token};
+    use crate::testing::{
+        ISSUER, NOW, RSA, claims, ec_key, good, header, keys, method, rsa_key, signed, signed_by, token,
+    };
 
     fn read(token: &str) -> Result<Verified, Refusal> {
         let keys = keys();
@@ -275,6 +262,48 @@ mod tests {
         let header =
             LibraryHeader { kid: Some("rsa".into()), ..LibraryHeader::new(jsonwebtoken::Algorithm::RS256) };
         assert!(read(&jsonwebtoken::encode(&header, &claims(), &key).unwrap()).is_ok());
+    }
+
+    /// Signed by another library, with keys of each kind.
+    #[test]
+    fn every_algorithm_is_verified_with_its_own_keys_only() {
+        let made = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
+        let p384 = EncodingKey::from_ec_pem(made(&rcgen::PKCS_ECDSA_P384_SHA384).as_bytes()).unwrap();
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let public = BASE64_URL_SAFE_NO_PAD.encode(rcgen::PublicKeyData::der_bytes(&pair));
+        let edwards = EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap();
+        let (p256, rsa) = (ec_key(), rsa_key());
+        for (name, algorithm) in Algorithm::NAMES {
+            let key = match algorithm {
+                Algorithm::ES256 => &p256,
+                Algorithm::ES384 => &p384,
+                Algorithm::EdDSA => &edwards,
+                _ => &rsa,
+            };
+            // The library makes none of an Edwards key that holds its public half.
+            let mut jwk = match algorithm {
+                Algorithm::EdDSA => json!({"kty": "OKP", "crv": "Ed25519", "x": public}),
+                _ => json!(Jwk::from_encoding_key(key, name.parse().unwrap()).unwrap()),
+            };
+            jwk["kid"] = json!("k");
+            let jwks = json!({"keys": [jwk]}).to_string();
+            let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks }).unwrap();
+            let own = Keys::new(set).unwrap();
+            let token = signed_by(key, name, "k", &claims());
+            let method = Jwt { algorithms: vec![algorithm], ..method() };
+            let read = |token: &str| verify(token, &[&method], |_| Some(&own), NOW);
+            assert_eq!(read(&token).map(|found| found.subject), Ok("alice".to_owned()), "{name}");
+            let other = signed_by(key, name, "other", &claims());
+            assert_eq!(read(&other), Err(InvalidToken::Signature.into()), "{name}: another key's name");
+            let anothers = keys();
+            let verdict = verify(&token, &[&method], |_| Some(&anothers), NOW);
+            assert_eq!(verdict, Err(InvalidToken::Signature.into()), "{name}: other keys");
+            let (signed, proof) = token.rsplit_once('.').unwrap();
+            let mut bytes = BASE64_URL_SAFE_NO_PAD.decode(proof).unwrap();
+            bytes[3] ^= 1;
+            let forged = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(bytes));
+            assert_eq!(read(&forged), Err(InvalidToken::Signature.into()), "{name}: a bit of it");
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! One request, one decision. Pure: facts, what is in force, and the time.
 
+use std::sync::Arc;
+
 use api::{
     authn::{Jwt, Method, Policy},
     path::RequestPath,
 };
-use jwt::Refusal;
+use jwt::{LEEWAY_SECS, Refusal};
 use sidecar::ext_authz::{Decision, Facts, Record};
 
 use crate::{
     api_key,
+    cache::Tokens,
     credentials::{Presented, bearer, header},
     identity::{Identity, KEY},
     metrics::DecisionResult,
@@ -26,7 +29,12 @@ enum Stop {
 }
 
 /// Decides. `now` in seconds since the epoch.
-pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, now: f64) -> (Decision, DecisionResult) {
+pub(crate) fn decide(
+    facts: &Facts<'_>,
+    state: &Snapshot,
+    tokens: &Tokens,
+    now: f64,
+) -> (Decision, DecisionResult) {
     let policy = facts.policy().and_then(|id| state.policies.get(&id.to_string()));
     let Some(policy) = policy else {
         let description = "the route names a policy that is not here".into();
@@ -36,7 +44,7 @@ pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, now: f64) -> (Decision
         Ok(path) => path,
         Err(why) => return bad_request(policy, format!("the path is ambiguous: {why}")),
     };
-    match identify(facts, policy, state, now) {
+    match (Question { facts, policy, state, tokens, now }).identify() {
         Ok(Some(identity)) => {
             let remove = key_headers(policy).map(str::to_owned).collect();
             (identity.allowed(&policy.id, remove), DecisionResult::Authenticated)
@@ -54,45 +62,72 @@ pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, now: f64) -> (Decision
     }
 }
 
-/// Whatever a request presents must be good; where that is more than one credential, the method that the policy names
-/// first says who sends it. What no method of the policy reads is the upstream's own affair.
-fn identify(
-    facts: &Facts<'_>,
-    policy: &Policy,
-    state: &Snapshot,
+/// Who sends a request, by one policy.
+struct Question<'a> {
+    facts: &'a Facts<'a>,
+    policy: &'a Policy,
+    state: &'a Snapshot,
+    tokens: &'a Tokens,
     now: f64,
-) -> Result<Option<Identity>, Stop> {
-    let mut first: Option<(usize, Identity)> = None;
-    let mut note = |at: usize, identity: Identity| {
-        if first.as_ref().is_none_or(|(before, _)| at < *before) {
-            first = Some((at, identity));
-        }
-    };
-    let tokens: Vec<(usize, &Jwt)> = (policy.any.iter().enumerate())
-        .filter_map(|(at, method)| match method {
-            Method::Jwt(jwt) => Some((at, jwt)),
-            Method::ApiKey(_) => None,
-        })
-        .collect();
-    if !tokens.is_empty()
-        && let Some(token) = one(bearer(facts))?
-    {
-        let methods: Vec<&Jwt> = tokens.iter().map(|(_, jwt)| *jwt).collect();
-        let keys_of = |issuer: &str| state.keys.get(issuer).map(|keys| &**keys);
-        match jwt::verify(token, &methods, keys_of, now) {
-            Ok(verified) => note(tokens[verified.method].0, verified.into()),
-            Err(Refusal::Invalid(why)) => return Err(Stop::Invalid(why.to_string())),
-            Err(Refusal::NoKeys) => return Err(Stop::NoKeys),
-        }
-    }
-    for (at, method) in policy.any.iter().enumerate() {
-        let Method::ApiKey(known) = method else { continue };
-        if let Some(key) = one(header(facts, &known.header))? {
+}
+
+/// Who it is, and by which of the policy's methods.
+type Found = (usize, Arc<Identity>);
+
+impl Question<'_> {
+    /// Whatever a request presents must be good; where that is more than one credential, the method that the policy names
+    /// first says who sends it. What no method of the policy reads is the upstream's own affair.
+    fn identify(&self) -> Result<Option<Arc<Identity>>, Stop> {
+        let mut first = self.by_token()?;
+        for (at, method) in self.policy.any.iter().enumerate() {
+            let Method::ApiKey(known) = method else { continue };
+            let Some(key) = one(header(self.facts, &known.header))? else { continue };
             let identity = api_key::verify(key, known);
-            note(at, identity.ok_or_else(|| Stop::Invalid("the API key is not valid".into()))?);
+            let identity = identity.ok_or_else(|| Stop::Invalid("the API key is not valid".into()))?;
+            if first.as_ref().is_none_or(|(before, _)| at < *before) {
+                first = Some((at, Arc::new(identity)));
+            }
+        }
+        Ok(first.map(|(_, identity)| identity))
+    }
+
+    fn by_token(&self) -> Result<Option<Found>, Stop> {
+        let methods: Vec<(usize, &Jwt)> = (self.policy.any.iter().enumerate())
+            .filter_map(|(at, method)| match method {
+                Method::Jwt(jwt) => Some((at, jwt)),
+                Method::ApiKey(_) => None,
+            })
+            .collect();
+        if methods.is_empty() {
+            return Ok(None);
+        }
+        let Some(token) = one(bearer(self.facts))? else { return Ok(None) };
+        let id = self.tokens.id(&self.policy.id, token);
+        if let Some(found) = self.tokens.identity(&id, |issuer| self.state.keys.get(issuer), self.now) {
+            return Ok(Some(found));
+        }
+        if let Some(why) = self.tokens.refusal(&id) {
+            return Err(Stop::Invalid(why.to_string()));
+        }
+        let trusted: Vec<&Jwt> = methods.iter().map(|(_, jwt)| *jwt).collect();
+        let keys_of = |issuer: &str| self.state.keys.get(issuer).map(|keys| &**keys);
+        match jwt::verify(token, &trusted, keys_of, self.now) {
+            Ok(verified) => {
+                let (at, expires) = (methods[verified.method].0, verified.expires + LEEWAY_SECS);
+                let keys = self.state.keys.get(&verified.issuer).cloned();
+                let identity = Arc::new(Identity::from(verified));
+                if let Some(keys) = keys {
+                    self.tokens.keep(id, (at, identity.clone()), &keys, expires);
+                }
+                Ok(Some((at, identity)))
+            }
+            Err(Refusal::Invalid(why)) => {
+                self.tokens.keep_bad(id, why);
+                Err(Stop::Invalid(why.to_string()))
+            }
+            Err(Refusal::NoKeys) => Err(Stop::NoKeys),
         }
     }
-    Ok(first.map(|(_, identity)| identity))
 }
 
 fn one(presented: Presented<'_>) -> Result<Option<&str>, Stop> {
@@ -162,8 +197,6 @@ fn bad_request(policy: &Policy, description: String) -> (Decision, DecisionResul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use api::pb;
     use envoy_types::pb::envoy::{
         config::core::v3::{HeaderMap, HeaderValue},
@@ -240,7 +273,12 @@ mod tests {
                 ..Default::default()
             }),
         };
-        decide(&Facts::read(&request).unwrap(), &state(), NOW)
+        let tokens = Tokens::new([7; 32]);
+        let state = state();
+        let facts = Facts::read(&request).unwrap();
+        let first = decide(&facts, &state, &tokens, NOW);
+        assert_eq!(decide(&facts, &state, &tokens, NOW), first, "with a cache and without");
+        first
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod decide;
 
+mod cache;
 mod credentials;
 mod identity;
 
@@ -10,6 +11,7 @@ mod metrics;
 mod service;
 mod state;
 
+pub use cache::Tokens;
 pub use metrics::Metrics;
 pub use service::AuthnService;
 pub use state::{Follower, State};

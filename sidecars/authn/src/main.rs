@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use api::Role;
-use authn::{AuthnService, Follower, Metrics, State};
+use authn::{AuthnService, Follower, Metrics, State, Tokens};
 use clap::Parser;
 use prometheus_client::registry::Registry;
 use runtime::{SystemClock, telemetry};
@@ -27,6 +28,8 @@ async fn main() -> anyhow::Result<()> {
     metrics.register(&mut registry);
     let follower = Follower::new(Arc::clone(&state));
     let process = Process::start(&settings, Role::Authn, &authn::KINDS, follower, registry).await?;
-    let service = AuthnService::new(state, Arc::new(SystemClock), metrics);
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).context("the system gives no random bytes")?;
+    let service = AuthnService::new(state, Tokens::new(secret), Arc::new(SystemClock), metrics);
     process.serve(Server::builder().add_service(service.into_server())).await
 }

@@ -171,7 +171,7 @@ async fn start(folder: &Path, socket: &Path) -> anyhow::Result<Process> {
     let log = folder.join("authn.log");
     let mut process = Process::start("authn", &program, &args.map(str::to_owned), &log)?;
     let ready = || async {
-        let answer = reqwest::get(format!("http://127.0.0.1:{admin}/ready")).await;
+        let answer = reqwest::get(format!("http://127.0.0.1:{admin}/readyz")).await;
         let status = answer.map_err(|error| error.to_string())?.status();
         if status.is_success() { Ok(()) } else { Err(status.to_string()) }
     };

@@ -6,12 +6,11 @@
 use std::{
     fmt,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use api::authn::PolicyId;
 use jwt::{InvalidToken, Keys};
-use moka::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 
 use crate::identity::Identity;
 
@@ -19,8 +18,8 @@ use crate::identity::Identity;
 pub struct Tokens {
     /// Drawn at the start: who cannot know it cannot make two tokens meet.
     secret: [u8; 32],
-    good: Cache<Id, Arc<Known>>,
-    bad: Cache<Id, InvalidToken>,
+    good: Cache<Id, Arc<Known>, ByTexts>,
+    bad: Cache<Id, Bad>,
 }
 
 /// Of a token for a policy.
@@ -38,32 +37,42 @@ struct Known {
     expires: f64,
 }
 
+/// A token that was refused.
+#[derive(Clone, Copy)]
+struct Bad {
+    why: InvalidToken,
+    /// Seconds since the epoch.
+    until: f64,
+}
+
+/// How much room an entry takes.
+#[derive(Clone)]
+struct ByTexts;
+
 /// With 100,000 tokens of a common size it holds them all.
 const MAX_BYTES: u64 = 48 * 1024 * 1024;
-/// A change of policy, key or revocation is looked at with each hit; this is for what nobody looks at.
-const LONGEST: Duration = Duration::from_secs(300);
-/// Who repeats a bad token at once costs a hash, and who mends a key waits no longer than this.
-const LONGEST_BAD: Duration = Duration::from_secs(3);
+/// Of a common size, for the tables' first size.
+const COMMON: usize = 1_000;
+/// Seconds. A change of policy, key or revocation is looked at with each hit; this is for what nobody looks at.
+const LONGEST: f64 = 300.0;
+/// Seconds. Who repeats a bad token at once costs a hash, and who mends a key waits no longer than this.
+const LONGEST_BAD: f64 = 3.0;
 /// Others push them out; each costs a signature check again.
-const MAX_BAD: u64 = 10_000;
+const MAX_BAD: usize = 10_000;
 /// What an entry costs beside its texts.
 const ENTRY_BYTES: usize = 320;
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("good", &self.good.entry_count()).finish_non_exhaustive()
+        f.debug_struct("Tokens").field("good", &self.good.len()).finish_non_exhaustive()
     }
 }
 
 impl Tokens {
     /// Empty. The secret is random.
     pub fn new(secret: [u8; 32]) -> Self {
-        let good = Cache::builder()
-            .weigher(|_, known: &Arc<Known>| known.weight())
-            .max_capacity(MAX_BYTES)
-            .time_to_live(LONGEST);
-        let bad = Cache::builder().max_capacity(MAX_BAD).time_to_live(LONGEST_BAD);
-        Self { secret, good: good.build(), bad: bad.build() }
+        let good = Cache::with_weighter(COMMON, MAX_BYTES, ByTexts);
+        Self { secret, good, bad: Cache::new(MAX_BAD) }
     }
 
     /// Lengths stand before the parts, so that no two questions are one text.
@@ -92,29 +101,36 @@ impl Tokens {
     }
 
     /// Why it was refused a moment ago.
-    pub(crate) fn refusal(&self, id: &Id) -> Option<InvalidToken> {
-        self.bad.get(id)
+    pub(crate) fn refusal(&self, id: &Id, now: f64) -> Option<InvalidToken> {
+        self.bad.get(id).filter(|bad| now < bad.until).map(|bad| bad.why)
     }
 
     /// It was verified by these keys.
-    pub(crate) fn keep(&self, id: Id, found: (usize, Arc<Identity>), keys: &Arc<Keys>, expires: f64) {
-        let (method, identity) = found;
+    pub(crate) fn keep(
+        &self,
+        id: Id,
+        found: (usize, Arc<Identity>),
+        keys: &Arc<Keys>,
+        expires: f64,
+        now: f64,
+    ) {
+        let ((method, identity), expires) = (found, expires.min(now + LONGEST));
         let known = Known { method, identity, keys: Arc::downgrade(keys), expires };
         self.good.insert(id, Arc::new(known));
     }
 
     /// It was refused.
-    pub(crate) fn keep_bad(&self, id: Id, why: InvalidToken) {
-        self.bad.insert(id, why);
+    pub(crate) fn keep_bad(&self, id: Id, why: InvalidToken, now: f64) {
+        self.bad.insert(id, Bad { why, until: now + LONGEST_BAD });
     }
 }
 
-impl Known {
-    fn weight(&self) -> u32 {
-        let Identity { issuer, subject, scopes, .. } = &*self.identity;
+impl Weighter<Id, Arc<Known>> for ByTexts {
+    fn weight(&self, _: &Id, known: &Arc<Known>) -> u64 {
+        let Identity { issuer, subject, scopes, .. } = &*known.identity;
         let texts = issuer.as_ref().map_or(0, String::len) + subject.len();
         let scopes: usize = scopes.iter().map(|scope| scope.len() + size_of::<String>()).sum();
-        u32::try_from(ENTRY_BYTES + texts + scopes).unwrap_or(u32::MAX)
+        (ENTRY_BYTES + texts + scopes) as u64
     }
 }
 
@@ -136,11 +152,14 @@ mod tests {
         let tokens = Tokens::new([7; 32]);
         let keys = Arc::new(jwt::testing::keys());
         let id = tokens.id(&policy(1), "token");
-        tokens.keep(id, (2, alice()), &keys, 100.0);
+        tokens.keep(id, (2, alice()), &keys, 100.0, 0.0);
         assert_eq!(tokens.identity(&id, |_| Some(&keys), 99.0), Some((2, alice())));
         assert_eq!(tokens.identity(&id, |_| Some(&keys), 100.0), None, "its time is over");
         assert_eq!(tokens.identity(&tokens.id(&policy(2), "token"), |_| Some(&keys), 99.0), None);
         assert_eq!(tokens.identity(&tokens.id(&policy(1), "toke"), |_| Some(&keys), 99.0), None);
+        tokens.keep(id, (2, alice()), &keys, 10_000.0, 0.0);
+        assert_eq!(tokens.identity(&id, |_| Some(&keys), 300.0), None, "nothing is kept for longer");
+        tokens.keep(id, (2, alice()), &keys, 100.0, 0.0);
         let rotated = Arc::new(jwt::testing::keys());
         assert_eq!(tokens.identity(&id, |_| Some(&rotated), 99.0), None, "its keys were replaced");
         assert_eq!(tokens.identity(&id, |_| None, 99.0), None, "its keys are gone");
@@ -160,8 +179,9 @@ mod tests {
     fn what_was_refused_is_no_identity() {
         let tokens = Tokens::new([7; 32]);
         let id = tokens.id(&policy(1), "bad");
-        tokens.keep_bad(id, InvalidToken::Signature);
-        assert_eq!(tokens.refusal(&id), Some(InvalidToken::Signature));
+        tokens.keep_bad(id, InvalidToken::Signature, 10.0);
+        assert_eq!(tokens.refusal(&id, 12.9), Some(InvalidToken::Signature));
+        assert_eq!(tokens.refusal(&id, 13.0), None, "it is looked at again");
         assert_eq!(tokens.identity(&id, |_| None, 0.0), None);
     }
 }

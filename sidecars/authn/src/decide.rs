@@ -106,7 +106,7 @@ impl Question<'_> {
         if let Some(found) = self.tokens.identity(&id, |issuer| self.state.keys.get(issuer), self.now) {
             return Ok(Some(found));
         }
-        if let Some(why) = self.tokens.refusal(&id) {
+        if let Some(why) = self.tokens.refusal(&id, self.now) {
             return Err(Stop::Invalid(why.to_string()));
         }
         let trusted: Vec<&Jwt> = methods.iter().map(|(_, jwt)| *jwt).collect();
@@ -117,12 +117,12 @@ impl Question<'_> {
                 let keys = self.state.keys.get(&verified.issuer).cloned();
                 let identity = Arc::new(Identity::from(verified));
                 if let Some(keys) = keys {
-                    self.tokens.keep(id, (at, identity.clone()), &keys, expires);
+                    self.tokens.keep(id, (at, identity.clone()), &keys, expires, self.now);
                 }
                 Ok(Some((at, identity)))
             }
             Err(Refusal::Invalid(why)) => {
-                self.tokens.keep_bad(id, why);
+                self.tokens.keep_bad(id, why, self.now);
                 Err(Stop::Invalid(why.to_string()))
             }
             Err(Refusal::NoKeys) => Err(Stop::NoKeys),

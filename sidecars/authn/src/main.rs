@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use api::Role;
 use authn::{AuthnService, Follower, Metrics, State, Tokens};
 use clap::Parser;
+use mimalloc::MiMalloc;
 use prometheus_client::registry::Registry;
 use runtime::{SystemClock, telemetry};
 use sidecar::{Process, Settings};
@@ -18,6 +19,10 @@ struct Args {
     #[command(flatten)]
     settings: Settings,
 }
+
+/// An answer is some forty small allocations.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

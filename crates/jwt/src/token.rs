@@ -18,8 +18,8 @@ pub struct Verified {
     pub issuer: String,
     /// `sub`
     pub subject: String,
-    /// `scope` or `scp`.
-    pub scopes: Vec<String>,
+    /// `scope` or `scp`, with one space between two.
+    pub scopes: String,
     /// `exp`: seconds since the epoch.
     pub expires: f64,
 }
@@ -188,16 +188,16 @@ fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Verified, Inva
     if [claims.nbf, claims.iat].into_iter().flatten().any(|from| from - LEEWAY_SECS > now) {
         return Err(InvalidToken::NotYetValid);
     }
-    let mut scopes: Vec<String> = claims
-        .scope
-        .iter()
-        .flat_map(|list| list.split(' '))
-        .filter(|scope| !scope.is_empty())
-        .map(str::to_owned)
-        .collect();
     // Some issuers say `scp`, as a list or separated by spaces.
-    let others = claims.scp.iter().flat_map(OneOrMany::as_slice).flat_map(|list| list.split(' '));
-    scopes.extend(others.filter(|scope| !scope.is_empty()).map(str::to_owned));
+    let others = claims.scp.iter().flat_map(OneOrMany::as_slice);
+    let lists = claims.scope.iter().chain(others);
+    let mut scopes = String::new();
+    for scope in lists.flat_map(|list| list.split(' ')).filter(|scope| !scope.is_empty()) {
+        if !scopes.is_empty() {
+            scopes.push(' ');
+        }
+        scopes.push_str(scope);
+    }
     Ok(Verified { method: 0, issuer: claims.iss, subject: claims.sub, scopes, expires: claims.exp })
 }
 
@@ -250,10 +250,7 @@ mod tests {
     #[test]
     fn a_good_token_tells_who_its_bearer_is() {
         let identity = read(&good()).unwrap();
-        assert_eq!(
-            (identity.subject.as_str(), identity.scopes),
-            ("alice", vec!["read".into(), "write".into()])
-        );
+        assert_eq!((identity.subject.as_str(), identity.scopes.as_str()), ("alice", "read write"));
     }
 
     #[test]
@@ -311,7 +308,7 @@ mod tests {
         let mut claims = claims();
         claims.as_object_mut().unwrap().remove("scope");
         claims["scp"] = json!(["a", "b c"]);
-        assert_eq!(read(&token(&header(), &claims)).unwrap().scopes, ["a", "b", "c"]);
+        assert_eq!(read(&token(&header(), &claims)).unwrap().scopes, "a b c");
     }
 
     #[test]

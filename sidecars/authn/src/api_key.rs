@@ -18,7 +18,7 @@ pub(crate) fn verify(presented: &str, known: &ApiKeys) -> Option<Identity> {
     Some(Identity {
         method: "api_key",
         subject: key.subject.clone(),
-        scopes: key.scopes.clone(),
+        scopes: key.scopes.join(" "),
         credential: Some(id.to_owned()),
         ..Identity::default()
     })
@@ -51,7 +51,7 @@ pub(crate) mod tests {
         let known = ApiKeys::try_from(wire()).unwrap();
         let identity = verify("gatehouse_0a_secret", &known).unwrap();
         assert_eq!((identity.subject.as_str(), identity.credential.as_deref()), ("billing", Some("0a")));
-        assert_eq!(identity.scopes, ["read"]);
+        assert_eq!(identity.scopes, "read");
         for wrong in [
             "",
             "gatehouse_0a_",

@@ -128,9 +128,8 @@ impl Tokens {
 impl Weighter<Id, Arc<Known>> for ByTexts {
     fn weight(&self, _: &Id, known: &Arc<Known>) -> u64 {
         let Identity { issuer, subject, scopes, .. } = &*known.identity;
-        let texts = issuer.as_ref().map_or(0, String::len) + subject.len();
-        let scopes: usize = scopes.iter().map(|scope| scope.len() + size_of::<String>()).sum();
-        (ENTRY_BYTES + texts + scopes) as u64
+        let texts = issuer.as_ref().map_or(0, String::len) + subject.len() + scopes.len();
+        (ENTRY_BYTES + texts) as u64
     }
 }
 

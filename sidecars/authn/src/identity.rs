@@ -15,7 +15,8 @@ pub(crate) struct Identity {
     /// Who vouches for it; nobody else but us where it is nothing.
     pub(crate) issuer: Option<String>,
     pub(crate) subject: String,
-    pub(crate) scopes: Vec<String>,
+    /// With one space between two.
+    pub(crate) scopes: String,
     /// Seconds since the epoch.
     pub(crate) expires: Option<f64>,
     /// The id of the credential itself, where it has one that is not secret.
@@ -40,11 +41,11 @@ impl Identity {
     /// credential of ours do not travel on.
     pub(crate) fn allowed(&self, policy: &PolicyId, remove: Vec<String>) -> Decision {
         let mut record = Record::new(KEY, policy).text("method", self.method).text("sub", &self.subject);
-        record = record.texts("scopes", self.scopes.iter().map(String::as_str));
+        record = record.texts("scopes", self.scopes.split(' ').filter(|scope| !scope.is_empty()));
         let mut headers = vec![
             ("x-gatehouse-method", self.method.into()),
             ("x-gatehouse-subject", header_value(&self.subject)),
-            ("x-gatehouse-scopes", header_value(&self.scopes.join(" "))),
+            ("x-gatehouse-scopes", header_value(&self.scopes)),
         ];
         if let Some(issuer) = &self.issuer {
             record = record.text("iss", issuer);

@@ -41,10 +41,10 @@ pub(crate) async fn bind(args: Args) -> anyhow::Result<()> {
     let service = name_of(&args.service)?;
     let broker = Broker::connect(args.target)?;
     let id = broker.instance_id(&service);
-    let Some(name) = args.name else { return list(&broker, &id, &service, args.json).await };
     let Some(instance) = broker.instance(&id).await? else {
         bail!("there is no service {service:?} of this tenant, or it is being made");
     };
+    let Some(name) = args.name else { return list(&instance, args.json) };
     let binding = binding_id(&id, &name);
     let body = json!({
         "service_id": instance["service_id"],
@@ -71,10 +71,7 @@ pub(crate) async fn bind(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn list(broker: &Broker, id: &str, service: &str, json: bool) -> anyhow::Result<()> {
-    let Some(instance) = broker.instance(id).await? else {
-        bail!("there is no service {service:?} of this tenant, or it is being made");
-    };
+fn list(instance: &Value, json: bool) -> anyhow::Result<()> {
     let line = |binding: &Value| {
         let scopes: Vec<_> = items(&binding["scopes"]).map(text).collect();
         let state = match (text(&binding["kind"]), text(&binding["state"])) {

@@ -24,7 +24,7 @@ use crate::{
     Broker,
     answer::Answer,
     guard::Asking,
-    instances::{MAX_TRIES, Parameters, Reply, instance_id, known_service, parse},
+    instances::{MAX_TRIES, Parameters, Reply, instance_id, known_service, parse, written},
 };
 
 /// The body of a bind. Fields that we do not know are ignored, as the spec demands.
@@ -97,11 +97,6 @@ pub(crate) async fn bind(
         }
     }
     Err(Answer::concurrency())
-}
-
-/// As it lies in the store.
-fn written(value: &impl serde::Serialize) -> usize {
-    serde_json::to_vec(value).map_or(usize::MAX, |bytes| bytes.len())
 }
 
 /// What a PUT means for a binding that is there: the same again, or a conflict. `None`: it may begin anew.

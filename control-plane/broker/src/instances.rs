@@ -343,7 +343,7 @@ impl Broker {
 
     fn check_parameters(&self, parameters: &Value, plan: Plan) -> Result<ServiceFile, Answer> {
         let refused = |why: String| Err(Answer::bad_request(format!("parameters: {why}")));
-        let size = parameters.to_string().len();
+        let size = written(parameters);
         if size > MAX_PARAMETERS_BYTES {
             return refused(format!("at most {MAX_PARAMETERS_BYTES} bytes of JSON, got {size}"));
         }
@@ -372,6 +372,11 @@ impl Broker {
         }
         Ok(service)
     }
+}
+
+/// Bytes of JSON, as it lies in the store.
+pub(crate) fn written(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |bytes| bytes.len())
 }
 
 fn maintained(info: Option<&MaintenanceInfo>) -> Result<(), Answer> {

@@ -261,11 +261,9 @@ async fn finish(worker: &Worker, mut instance: Instance, last_try: bool) -> Resu
             instance.operation.description = live(&instance);
         }
         OperationKind::Bind => {
-            instance.proven.clone_from(&instance.published);
             instance.operation.description = "the key is good on all nodes; fetch it, once".into();
         }
         OperationKind::Unbind => {
-            instance.proven.clone_from(&instance.published);
             instance.operation.description = "the key is good nowhere any more".into();
         }
         OperationKind::Deprovision => {

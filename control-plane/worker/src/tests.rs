@@ -116,6 +116,16 @@ impl Bench {
         self.queue.send(&[made.job()]).await.unwrap();
     }
 
+    /// Writes an instance whose operation has begun, and lets a worker do its job.
+    async fn carried_through(&self, known: &Instance) -> Instance {
+        let write = Write { job: Some(&known.job()), ..Write::of(known) };
+        assert!(matches!(self.store.put(write).await.unwrap(), Put::Stored(_)));
+        self.queue.send(&[known.job()]).await.unwrap();
+        let lease = self.queue.receive(Duration::from_secs(60)).await.unwrap();
+        job::carry_through(self.worker.clone(), lease).await;
+        self.store.get(&id()).await.unwrap().unwrap()
+    }
+
     /// Lets a worker work until the operation has ended. The fleet has acknowledged everything from the first.
     async fn ended(&self) -> Instance {
         let live = Standing { rev: Some(1), acknowledged: 1, ..Standing::default() };
@@ -237,17 +247,12 @@ async fn what_was_withdrawn_does_not_come_back_with_an_unbind() {
     known.published = None;
     known.proven = None;
     known.unbind(&binding, "op-2".into());
-    let write = Write { job: Some(&known.job()), ..Write::of(&known) };
-    assert!(matches!(bench.store.put(write).await.unwrap(), Put::Stored(_)));
     let gone = FleetReport {
         nodes: 1,
         instances: [(id(), Standing { acknowledged: 1, ..Standing::default() })].into(),
     };
     bench.store.report("replica", "edge", &gone).await.unwrap();
-    bench.queue.send(&[known.job()]).await.unwrap();
-    let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
-    job::carry_through(bench.worker.clone(), lease).await;
-    let known = bench.store.get(&id()).await.unwrap().unwrap();
+    let known = bench.carried_through(&known).await;
     assert_eq!((known.published, known.proven, known.bindings.len()), (None, None, 0));
     assert_eq!(known.unbound, [binding]);
 }
@@ -285,15 +290,10 @@ async fn an_unbind_waits_for_every_node() {
     known.bind(binding.clone(), made());
     known.settle();
     known.unbind(&binding, "op-2".into());
-    let write = Write { job: Some(&known.job()), ..Write::of(&known) };
-    assert!(matches!(bench.store.put(write).await.unwrap(), Put::Stored(_)));
     let half = Standing { rev: Some(known.revision), acknowledged: 1, ..Standing::default() };
     let report = FleetReport { nodes: 2, instances: [(id(), half)].into() };
     bench.store.report("replica", "edge", &report).await.unwrap();
-    bench.queue.send(&[known.job()]).await.unwrap();
-    let lease = bench.queue.receive(Duration::from_secs(60)).await.unwrap();
-    job::carry_through(bench.worker.clone(), lease).await;
-    let known = bench.store.get(&id()).await.unwrap().unwrap();
+    let known = bench.carried_through(&known).await;
     let told = &known.bindings[&binding];
     assert_eq!(told.state, OperationState::Failed);
     assert!(told.description.starts_with("acknowledged by 1/2 nodes"), "{}", told.description);

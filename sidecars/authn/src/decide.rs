@@ -92,13 +92,7 @@ impl Question<'_> {
     }
 
     fn by_token(&self) -> Result<Option<Found>, Stop> {
-        let methods: Vec<(usize, &Jwt)> = (self.policy.any.iter().enumerate())
-            .filter_map(|(at, method)| match method {
-                Method::Jwt(jwt) => Some((at, jwt)),
-                Method::ApiKey(_) => None,
-            })
-            .collect();
-        if methods.is_empty() {
+        if !takes_tokens(self.policy) {
             return Ok(None);
         }
         let Some(token) = one(bearer(self.facts))? else { return Ok(None) };
@@ -109,11 +103,15 @@ impl Question<'_> {
         if let Some(why) = self.tokens.refusal(&id, self.now) {
             return Err(Stop::Invalid(why.to_string()));
         }
-        let trusted: Vec<&Jwt> = methods.iter().map(|(_, jwt)| *jwt).collect();
+        let methods = self.policy.any.iter().enumerate().filter_map(|(at, method)| match method {
+            Method::Jwt(jwt) => Some((at, jwt)),
+            Method::ApiKey(_) => None,
+        });
+        let (places, trusted): (Vec<usize>, Vec<&Jwt>) = methods.unzip();
         let keys_of = |issuer: &str| self.state.keys.get(issuer).map(|keys| &**keys);
         match jwt::verify(token, &trusted, keys_of, self.now) {
             Ok(verified) => {
-                let (at, expires) = (methods[verified.method].0, verified.expires + LEEWAY_SECS);
+                let (at, expires) = (places[verified.method], verified.expires + LEEWAY_SECS);
                 let keys = self.state.keys.get(&verified.issuer).cloned();
                 let identity = Arc::new(Identity::from(verified));
                 if let Some(keys) = keys {
@@ -141,6 +139,10 @@ fn one(presented: Presented<'_>) -> Result<Option<&str>, Stop> {
     }
 }
 
+fn takes_tokens(policy: &Policy) -> bool {
+    policy.any.iter().any(|method| matches!(method, Method::Jwt(_)))
+}
+
 /// Those that carry credentials which only we are to see.
 fn key_headers(policy: &Policy) -> impl Iterator<Item = &str> {
     policy.any.iter().filter_map(|method| match method {
@@ -159,8 +161,7 @@ fn anonymous(policy: &Policy) -> Decision {
 /// credential the challenge names no error (RFC 6750 section 3.1).
 fn challenge(policy: &Policy, error: Option<&str>) -> String {
     let mut challenges = Vec::new();
-    let takes_tokens = policy.any.iter().any(|method| matches!(method, Method::Jwt(_)));
-    if takes_tokens || policy.any.is_empty() {
+    if takes_tokens(policy) || policy.any.is_empty() {
         let error = error
             .map(|why| format!(", error=\"invalid_token\", error_description=\"{why}\""))
             .unwrap_or_default();

@@ -124,17 +124,22 @@ fn token(kind: Kind, number: usize) -> String {
 /// A policy and keys, as the sidecar keeps them: it starts from disk.
 fn keep_policy(folder: &Path) -> anyhow::Result<()> {
     let disk = LastGood::open(folder)?;
-    let jwt = pb::authn::Jwt {
-        issuer: ISSUER.into(),
-        audiences: vec!["hello".into()],
-        algorithms: vec!["ES256".into(), "RS256".into()],
+    let method = |algorithm: &str| {
+        let jwt = pb::authn::Jwt {
+            issuer: ISSUER.into(),
+            audiences: vec!["hello".into()],
+            algorithms: vec![algorithm.into()],
+            ..Default::default()
+        };
+        pb::authn::Method { method: Some(pb::authn::method::Method::Jwt(jwt)) }
     };
     let policy = pb::authn::Policy {
         name: "i-1@1".into(),
         policy: "i-1".into(),
         rev: 1,
-        any: vec![pb::authn::Method { method: Some(pb::authn::method::Method::Jwt(jwt)) }],
+        any: vec![method("ES256"), method("RS256")],
         anonymous: vec!["/healthz".into()],
+        ..Default::default()
     };
     let keys = pb::authn::KeySet { name: ISSUER.into(), jwks: jwks() };
     for (kind, name, value) in [

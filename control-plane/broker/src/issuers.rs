@@ -56,9 +56,11 @@ impl Issuers {
         let algorithms: Vec<_> = Algorithm::NAMES.iter().map(|(_, algorithm)| *algorithm).collect();
         platforms.with_tokens().find_map(|(name, rule)| {
             let method = Jwt {
-                issuer: rule.issuer.clone(),
+                issuer: rule.issuer.as_str().into(),
                 audiences: vec![rule.audience.clone()],
                 algorithms: algorithms.clone(),
+                tenant_claim: None,
+                groups_claim: None,
             };
             jwt::verify(token, &[&method], |issuer| self.0.get(issuer), now).ok()?;
             let claims = jwt::claims_of(token);

@@ -1,13 +1,29 @@
 //! The typed form of `gatehouse.authn.v1.Policy`, checked in the control plane and again in the sidecar.
 
-use std::{collections::HashMap, fmt};
+mod api_key;
+mod asap;
+mod basic;
+mod introspection;
+mod jwt;
+mod mtls;
+mod session;
+
+pub use api_key::{ApiKey, ApiKeys, is_key_header};
+pub use asap::Asap;
+pub use basic::{Basic, BasicUser};
+pub use introspection::Introspection;
+pub use jwt::{Algorithm, Jwt, SenderConstrained, SenderProof};
+pub use mtls::{Mtls, SpiffePattern};
+pub use session::Session;
+
+use std::{fmt, sync::Arc};
 
 use crate::{Invalid, path::PathPattern, pb};
 
 /// Which policy a route names: the `context_extensions {policy, rev}` of its `ext_authz` settings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyId {
-    /// The OSB instance id, plus a route suffix where a route has its own.
+    /// The OSB instance id; for a route with a policy of its own `<instance id>/<route>`.
     pub policy: String,
     /// Never 0.
     pub rev: u64,
@@ -36,6 +52,11 @@ impl PolicyId {
         let rev = rev?.parse().ok().filter(|rev| *rev != 0)?;
         Some(Self { policy, rev })
     }
+
+    /// The OSB instance id.
+    pub fn instance(&self) -> &str {
+        self.policy.split('/').next().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for PolicyId {
@@ -49,8 +70,8 @@ impl fmt::Display for PolicyId {
 pub struct Policy {
     /// What routes call it.
     pub id: PolicyId,
-    /// OR.
-    pub any: Vec<Method>,
+    /// AND; OR in each group. Without a group nobody passes who needs a credential.
+    pub groups: Vec<Vec<Method>>,
     /// Paths that need no credential.
     pub anonymous: Vec<PathPattern>,
 }
@@ -62,110 +83,74 @@ pub enum Method {
     Jwt(Jwt),
     /// An API key in a header of its own.
     ApiKey(ApiKeys),
+    /// A token that a service has signed for itself.
+    Asap(Asap),
+    /// A name and a password.
+    Basic(Basic),
+    /// A token that only who gave it out can read.
+    Introspection(Introspection),
+    /// The client's certificate.
+    Mtls(Mtls),
+    /// A JWT in a cookie.
+    Session(Session),
+    /// A JWT that only the one that it was issued to can use.
+    SenderConstrained(SenderConstrained),
 }
 
-/// The keys that a service has given out.
-#[derive(Debug, Clone)]
-pub struct ApiKeys {
-    /// Where requests carry one; in lower case.
-    pub header: String,
-    /// By their ids.
-    pub keys: HashMap<String, ApiKey>,
-}
-
-/// A key, of which only a digest is known.
-#[derive(Debug, Clone)]
-pub struct ApiKey {
-    /// Drawn for this key.
-    pub salt: [u8; 32],
-    /// BLAKE3 of the secret, keyed with the salt.
-    pub digest: [u8; 32],
-    /// Who has it.
-    pub subject: String,
-    /// What its bearer may do.
-    pub scopes: Vec<String>,
-}
-
-/// Whether a header may carry API keys: its name ends in `key`, so that Envoy's rules can let such headers be taken off
-/// and nothing else.
-pub fn is_key_header(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let others = ["sec-websocket-key", "idempotency-key"];
-    // These never come so far.
-    let is_stripped =
-        ["x-gatehouse-", "x-original-", "x-envoy-"].iter().any(|prefix| name.starts_with(prefix));
-    name.len() <= 64
-        && name.ends_with("key")
-        && name.bytes().all(plain)
-        && !others.contains(&name)
-        && !is_stripped
-}
-
-/// What a token must say to be accepted.
-#[derive(Debug, Clone)]
-pub struct Jwt {
-    /// Equal to the claim `iss`; also the name of the key set.
-    pub issuer: String,
-    /// One of them is in the claim `aud`.
-    pub audiences: Vec<String>,
-    /// The JWS algorithms that the issuer may use.
-    pub algorithms: Vec<Algorithm>,
-}
-
-/// The asymmetric algorithms of RFC 7518 section 3.1 and RFC 8037 that we verify.
-/// HMAC is left out on purpose: whoever could verify could also sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Algorithm {
-    ES256,
-    ES384,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    EdDSA,
-}
-
-impl Algorithm {
-    /// All of them, with the names that JOSE gives them.
-    pub const NAMES: [(&'static str, Self); 9] = [
-        ("ES256", Self::ES256),
-        ("ES384", Self::ES384),
-        ("RS256", Self::RS256),
-        ("RS384", Self::RS384),
-        ("RS512", Self::RS512),
-        ("PS256", Self::PS256),
-        ("PS384", Self::PS384),
-        ("PS512", Self::PS512),
-        ("EdDSA", Self::EdDSA),
-    ];
-
-    /// `None` for a symmetric or unknown algorithm, and for `none`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
-    }
-}
-
-/// A service gives out one to each of its clients.
-const MAX_KEYS: usize = 1_000;
-/// More methods than any service needs; each one costs time on a refused request.
-const MAX_METHODS: usize = 16;
+/// In all groups; each one costs time on a refused request.
+const MAX_METHODS: usize = 32;
 
 impl TryFrom<pb::authn::Policy> for Policy {
     type Error = Invalid;
 
     fn try_from(wire: pb::authn::Policy) -> Result<Self, Invalid> {
         let id = PolicyId::checked(&wire.name, &wire.policy, wire.rev)?;
-        if wire.any.len() > MAX_METHODS {
-            return Err(Invalid::new("any", wire.any.len(), "at most 16 methods"));
+        if !wire.any.is_empty() && !wire.all.is_empty() {
+            return Err(Invalid::new("all", wire.all.len(), "nothing, beside `any`"));
         }
-        let any = (wire.any.into_iter().enumerate())
-            .map(|(at, method)| Method::try_from(method).map_err(|why| why.within(&format!("any[{at}]"))))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { id, any, anonymous: patterns("anonymous", &wire.anonymous)? })
+        let all: usize = wire.all.iter().map(|group| group.any.len()).sum();
+        if wire.any.len() + all > MAX_METHODS {
+            return Err(Invalid::new("any", wire.any.len() + all, "at most 32 methods"));
+        }
+        let mut groups = Vec::new();
+        if !wire.any.is_empty() {
+            groups.push(methods("any", wire.any)?);
+        }
+        for (at, group) in wire.all.into_iter().enumerate() {
+            let field = format!("all[{at}].any");
+            // A group that nothing can satisfy, or that anything does?
+            if group.any.is_empty() {
+                return Err(Invalid::missing(field, "at least one method"));
+            }
+            groups.push(methods(&field, group.any)?);
+        }
+        one_cookie_or_header_for_each_kind(&groups)?;
+        Ok(Self { id, groups, anonymous: patterns("anonymous", &wire.anonymous)? })
     }
+}
+
+/// Two lists of API keys or users at one place could not tell whose credential a wrong one is.
+fn one_cookie_or_header_for_each_kind(groups: &[Vec<Method>]) -> Result<(), Invalid> {
+    let mut seen = Vec::new();
+    for method in groups.iter().flatten() {
+        let place = match method {
+            Method::ApiKey(keys) => keys.header.as_str(),
+            Method::Basic(_) => "authorization: basic",
+            Method::Introspection(_) => "introspection",
+            _ => continue,
+        };
+        if seen.contains(&place) {
+            return Err(Invalid::new("any", place, "read by one method only"));
+        }
+        seen.push(place);
+    }
+    Ok(())
+}
+
+fn methods(field: &str, wire: Vec<pb::authn::Method>) -> Result<Vec<Method>, Invalid> {
+    (wire.into_iter().enumerate())
+        .map(|(at, method)| Method::try_from(method).map_err(|why| why.within(&format!("{field}[{at}]"))))
+        .collect()
 }
 
 /// Reads a list of path patterns.
@@ -179,73 +164,36 @@ impl TryFrom<pb::authn::Method> for Method {
     type Error = Invalid;
 
     fn try_from(wire: pb::authn::Method) -> Result<Self, Invalid> {
-        match wire.method {
-            Some(pb::authn::method::Method::Jwt(jwt)) => {
-                Ok(Self::Jwt(jwt.try_into().map_err(|why: Invalid| why.within("jwt"))?))
+        use pb::authn::method::Method as Wire;
+
+        let within = |field: &'static str| move |why: Invalid| why.within(field);
+        Ok(match wire.method.ok_or_else(|| Invalid::missing("", "a method that this release knows"))? {
+            Wire::Jwt(jwt) => Self::Jwt(jwt.try_into().map_err(within("jwt"))?),
+            Wire::ApiKey(keys) => Self::ApiKey(keys.try_into().map_err(within("api_key"))?),
+            Wire::Asap(asap) => Self::Asap(asap.try_into().map_err(within("asap"))?),
+            Wire::Basic(basic) => Self::Basic(basic.try_into().map_err(within("basic"))?),
+            Wire::Introspection(asked) => {
+                Self::Introspection(asked.try_into().map_err(within("introspection"))?)
             }
-            Some(pb::authn::method::Method::ApiKey(keys)) => {
-                Ok(Self::ApiKey(keys.try_into().map_err(|why: Invalid| why.within("api_key"))?))
+            Wire::Mtls(mtls) => Self::Mtls(mtls.try_into().map_err(within("mtls"))?),
+            Wire::Session(session) => Self::Session(session.try_into().map_err(within("session"))?),
+            Wire::SenderConstrained(constrained) => {
+                Self::SenderConstrained(constrained.try_into().map_err(within("sender_constrained"))?)
             }
-            None => Err(Invalid::missing("", "a method that this release knows")),
-        }
+        })
     }
 }
 
-impl TryFrom<pb::authn::Jwt> for Jwt {
-    type Error = Invalid;
-
-    fn try_from(wire: pb::authn::Jwt) -> Result<Self, Invalid> {
-        if !wire.issuer.starts_with("https://") {
-            return Err(Invalid::new("issuer", wire.issuer, "an https URL"));
-        }
-        if wire.audiences.is_empty() || wire.audiences.iter().any(String::is_empty) {
-            return Err(Invalid::missing("audiences", "at least one, none of them empty"));
-        }
-        if wire.algorithms.is_empty() {
-            return Err(Invalid::missing("algorithms", "at least one"));
-        }
-        let algorithms = (wire.algorithms.iter().enumerate())
-            .map(|(at, name)| {
-                Algorithm::from_name(name).ok_or_else(|| {
-                    let known: Vec<_> = Algorithm::NAMES.iter().map(|(name, _)| *name).collect();
-                    Invalid::new(format!("algorithms[{at}]"), name, format!("one of {}", known.join(", ")))
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { issuer: wire.issuer, audiences: wire.audiences, algorithms })
-    }
+/// An https URL, which names what it leads to.
+fn https(field: &str, url: String) -> Result<Arc<str>, Invalid> {
+    if url.starts_with("https://") { Ok(url.into()) } else { Err(Invalid::new(field, url, "an https URL")) }
 }
 
-impl TryFrom<pb::authn::ApiKey> for ApiKeys {
-    type Error = Invalid;
-
-    fn try_from(wire: pb::authn::ApiKey) -> Result<Self, Invalid> {
-        if !is_key_header(&wire.header) {
-            return Err(Invalid::new("header", wire.header, "a header in lower case that ends in `key`"));
-        }
-        if wire.keys.len() > MAX_KEYS {
-            return Err(Invalid::new("keys", wire.keys.len(), "at most 1000 keys"));
-        }
-        let mut keys = HashMap::with_capacity(wire.keys.len());
-        for (at, key) in wire.keys.into_iter().enumerate() {
-            let field = |name: &str| format!("keys[{at}].{name}");
-            let is_hex = !key.id.is_empty() && key.id.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if !is_hex || keys.contains_key(&key.id) {
-                return Err(Invalid::new(field("id"), key.id, "hexadecimal, and no other key's"));
-            }
-            // What it holds is never told: a mistake here could be the secret itself.
-            let bytes = |name: &str, bytes: Vec<u8>| {
-                let length = bytes.len();
-                <[u8; 32]>::try_from(bytes).map_err(|_| Invalid::new(field(name), length, "32 bytes"))
-            };
-            if key.subject.is_empty() {
-                return Err(Invalid::missing(field("subject"), "who has the key"));
-            }
-            let (salt, digest) = (bytes("salt", key.salt)?, bytes("digest", key.digest)?);
-            keys.insert(key.id, ApiKey { salt, digest, subject: key.subject, scopes: key.scopes });
-        }
-        Ok(Self { header: wire.header, keys })
+fn some_audiences(field: &str, audiences: Vec<String>) -> Result<Vec<String>, Invalid> {
+    if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+        return Err(Invalid::missing(field, "at least one, none of them empty"));
     }
+    Ok(audiences)
 }
 
 #[cfg(test)]
@@ -257,6 +205,7 @@ mod tests {
             issuer: "https://id.example.test/".into(),
             audiences: vec!["hello".into()],
             algorithms: vec!["ES256".into()],
+            ..Default::default()
         };
         pb::authn::Policy {
             name: "i-1@7".into(),
@@ -264,6 +213,7 @@ mod tests {
             rev: 7,
             any: vec![pb::authn::Method { method: Some(pb::authn::method::Method::Jwt(jwt)) }],
             anonymous: vec!["/healthz".into()],
+            ..Default::default()
         }
     }
 
@@ -301,51 +251,13 @@ mod tests {
             "any[0].jwt.algorithms[0]: one of ES256, ES384, RS256, RS384, RS512, PS256, PS384, PS512, EdDSA, got \"HS256\"",
         );
         check(
+            |_, jwt| jwt.algorithms = vec!["ES256".into(), "RS256".into()],
+            "any[0].jwt.algorithms: of one family: ECDSA, RSA or EdDSA, got \"ES256, RS256\"",
+        );
+        check(
             |wire, _| wire.anonymous = vec!["/a.*;".into()],
             "anonymous[0]: a path like `/a/b` or `=/a/b` (it must not hold a path parameter (`;`)), got \"/a.*;\"",
         );
-    }
-
-    #[test]
-    fn an_api_key_that_could_let_anybody_in_is_refused() {
-        type Change = fn(&mut pb::authn::api_key::Key);
-        let key = pb::authn::api_key::Key {
-            id: "0a".into(),
-            salt: vec![1; 32],
-            digest: vec![2; 32],
-            subject: "billing".into(),
-            scopes: Vec::new(),
-        };
-        let read = |header: &str, keys: Vec<pb::authn::api_key::Key>| {
-            let wire = pb::authn::ApiKey { header: header.into(), keys };
-            ApiKeys::try_from(wire).map(|keys| keys.keys.len()).map_err(|why| why.to_string())
-        };
-        assert_eq!(read("x-api-key", vec![key.clone()]), Ok(1));
-        assert_eq!(read("x-api-key", Vec::new()), Ok(0));
-        for header in [
-            "",
-            "host",
-            "x-gatehouse-key",
-            "x-envoy-key",
-            "X-Api-Key",
-            "x api-key",
-            "sec-websocket-key",
-            "key:",
-        ] {
-            assert!(read(header, Vec::new()).unwrap_err().starts_with("header: "), "{header}");
-        }
-        for (change, told) in [
-            ((|key| key.digest.clear()) as Change, "keys[0].digest: 32 bytes, got \"0\""),
-            (|key| key.salt.push(0), "keys[0].salt: 32 bytes, got \"33\""),
-            (|key| key.id = "a_b".into(), "keys[0].id: hexadecimal, and no other key's, got \"a_b\""),
-            (|key| key.subject.clear(), "keys[0].subject: who has the key, got nothing"),
-        ] {
-            let mut key = key.clone();
-            change(&mut key);
-            assert_eq!(read("x-api-key", vec![key]), Err(told.to_owned()));
-        }
-        let twice = read("x-api-key", vec![key.clone(), key]);
-        assert_eq!(twice, Err("keys[1].id: hexadecimal, and no other key's, got \"0a\"".into()));
     }
 
     #[test]
@@ -356,5 +268,47 @@ mod tests {
             Policy::try_from(wire).unwrap_err().to_string(),
             "any[0]: a method that this release knows, got nothing"
         );
+    }
+
+    #[test]
+    fn groups_are_never_empty_nor_beside_other_methods() {
+        let method = || wire().any.remove(0);
+        let read = |any: Vec<pb::authn::Method>, groups: Vec<Vec<pb::authn::Method>>| {
+            let all = groups.into_iter().map(|any| pb::authn::Group { any }).collect();
+            Policy::try_from(pb::authn::Policy { any, all, ..wire() })
+                .map(|policy| policy.groups.iter().map(Vec::len).collect::<Vec<_>>())
+                .map_err(|why| why.to_string())
+        };
+        assert_eq!(read(vec![method(), method()], vec![]), Ok(vec![2]));
+        assert_eq!(read(vec![], vec![vec![method()], vec![method(), method()]]), Ok(vec![1, 2]));
+        assert_eq!(read(vec![], vec![]), Ok(vec![]), "nobody can prove anything");
+        assert_eq!(
+            read(vec![method()], vec![vec![method()]]).unwrap_err(),
+            "all: nothing, beside `any`, got \"1\""
+        );
+        assert_eq!(
+            read(vec![], vec![vec![method()], vec![]]).unwrap_err(),
+            "all[1].any: at least one method, got nothing"
+        );
+        let key = pb::authn::ApiKey { header: "x-api-key".into(), keys: Vec::new() };
+        let key = pb::authn::Method { method: Some(pb::authn::method::Method::ApiKey(key)) };
+        assert_eq!(
+            read(vec![key.clone(), key], vec![]).unwrap_err(),
+            "any: read by one method only, got \"x-api-key\""
+        );
+    }
+
+    #[test]
+    fn a_sender_must_be_constrained_by_something() {
+        let Some(pb::authn::method::Method::Jwt(jwt)) = wire().any.remove(0).method else { unreachable!() };
+        let read = |by: i32| {
+            SenderConstrained::try_from(pb::authn::SenderConstrained { jwt: Some(jwt.clone()), by })
+                .map(|constrained| constrained.by)
+                .map_err(|why| why.to_string())
+        };
+        assert_eq!(read(1), Ok(SenderProof::Dpop));
+        assert_eq!(read(2), Ok(SenderProof::Certificate));
+        assert_eq!(read(0).unwrap_err(), "by: DPOP or CERTIFICATE, got \"0\"");
+        assert_eq!(read(3).unwrap_err(), "by: DPOP or CERTIFICATE, got \"3\"");
     }
 }

@@ -52,6 +52,12 @@ impl TryFrom<pb::authn::KeySet> for KeySet {
     }
 }
 
+/// A key that somebody brings along, to prove that it is theirs. `None` when it may not verify.
+pub fn of_one(jwk: serde_json::Value) -> Option<KeySet> {
+    let key = usable(serde_json::from_value(jwk).ok()?)?;
+    Some(KeySet { issuer: String::new(), keys: vec![key] })
+}
+
 /// A key that may verify, or `None`: for encryption, symmetric, of an unknown type, or contradictory.
 /// Other keys in a set are normal (RFC 7517 section 5: ignore what is not understood).
 fn usable(jwk: Jwk) -> Option<Key> {

@@ -37,6 +37,11 @@ impl Keys {
         if keys.is_empty() { Err("jwks.keys: no key that can verify".into()) } else { Ok(Self(keys)) }
     }
 
+    /// Whether one has this id.
+    pub fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.id.as_deref() == Some(id))
+    }
+
     /// The keys that may have signed: of this id where the token names one, and for exactly this algorithm.
     pub(crate) fn candidates<'a>(
         &'a self,

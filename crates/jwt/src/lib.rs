@@ -1,11 +1,18 @@
-//! JWT access tokens, read more strictly than libraries do: by the authentication sidecar, and by the broker for platforms
-//! that sign in with them. Pure: a token, an issuer's keys, and the time.
+//! Tokens, read more strictly than libraries do: by the authentication sidecar, and by the broker for platforms that sign
+//! in with them. Pure: a token, an issuer's keys, and the time.
 
 mod keys;
 mod token;
+
+mod asap;
+mod proof;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use keys::Keys;
-pub use token::{InvalidToken, LEEWAY_SECS, Refusal, Verified, claims_of, verify};
+pub use proof::{InvalidProof, PROOF_WINDOW_SECS, Proof, Proven, prove};
+pub use token::{
+    Confirmation, InvalidToken, LEEWAY_SECS, Refusal, Thumbprint, Token, Verified, claims_of, thumbprint_of,
+    verify,
+};

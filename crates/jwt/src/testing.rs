@@ -36,6 +36,43 @@ pub fn jwks() -> String {
     json!({"keys": [ec, rsa]}).to_string()
 }
 
+/// The public half of the EC key.
+pub fn ec_jwk() -> Value {
+    let Value::Object(mut jwk) =
+        json!(Jwk::from_encoding_key(&ec_key(), jsonwebtoken::Algorithm::ES256).unwrap())
+    else {
+        unreachable!("a key is an object")
+    };
+    jwk.retain(|name, _| ["kty", "crv", "x", "y"].contains(&name.as_str()));
+    Value::Object(jwk)
+}
+
+/// As tokens that are bound to the EC key have it.
+pub fn ec_thumbprint() -> String {
+    let key = crate::proof::key_thumbprint(ec_jwk().as_object().unwrap()).unwrap();
+    BASE64_URL_SAFE_NO_PAD.encode(key)
+}
+
+/// As tokens that are bound to a certificate have it, of its PEM.
+pub fn certificate_thumbprint(pem: &str) -> String {
+    let lines = pem.lines().filter(|line| !line.starts_with('-')).collect::<String>();
+    let der = base64::prelude::BASE64_STANDARD.decode(lines).unwrap();
+    BASE64_URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der))
+}
+
+/// A good proof of possession of the EC key, for this token and this request.
+pub fn proof_for(token: &str, method: &str, url: &str, id: &str, now: u64) -> String {
+    let ath = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    let ath = BASE64_URL_SAFE_NO_PAD.encode(ath);
+    let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": ec_jwk()});
+    proof_of(&header, &json!({"jti": id, "htm": method, "htu": url, "iat": now, "ath": ath}))
+}
+
+/// A proof of possession of the EC key, with whatever header and claims it is given.
+pub fn proof_of(header: &Value, claims: &Value) -> String {
+    token(header, claims)
+}
+
 pub fn keys() -> Keys {
     let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks() }).unwrap();
     Keys::new(set).unwrap()
@@ -43,7 +80,8 @@ pub fn keys() -> Keys {
 
 pub fn method() -> Jwt {
     let algorithms = vec![Algorithm::ES256, Algorithm::RS256];
-    Jwt { issuer: ISSUER.into(), audiences: vec!["hello".into()], algorithms }
+    let (tenant_claim, groups_claim) = (None, None);
+    Jwt { issuer: ISSUER.into(), audiences: vec!["hello".into()], algorithms, tenant_claim, groups_claim }
 }
 
 pub fn claims() -> Value {

@@ -3,51 +3,103 @@
 //! A library checks the signature; header and claims are read here, so that a missing, mistyped or unknown
 //! part is a refusal and never a default.
 
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
 use api::authn::{Algorithm, Jwt};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::{Map, Value};
 
 use crate::Keys;
 
 /// What a token says of its bearer, proven by its issuer's signature.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Verified {
-    /// Which of the methods it was verified for.
-    pub method: usize,
     /// `iss`
     pub issuer: String,
     /// `sub`
     pub subject: String,
+    /// The claim that the method reads a tenant from.
+    pub tenant: Option<String>,
     /// `scope` or `scp`, with one space between two.
     pub scopes: String,
+    /// The claim that the method reads groups from.
+    pub groups: Vec<String>,
     /// `exp`: seconds since the epoch.
     pub expires: f64,
+    /// `iat`: seconds since the epoch.
+    pub issued_at: Option<f64>,
+    /// `jti`
+    pub id: Option<String>,
+    /// `sid`: the session that it belongs to.
+    pub session: Option<String>,
+    /// What its bearer has to prove beside.
+    pub confirmation: Confirmation,
 }
 
-/// Why a token is refused. The text is for the client, and tells nothing that helps to forge one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// `cnf` (RFC 7800): what only the one that a token was issued to can show. All that is here must be shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confirmation {
+    /// `jkt`: the thumbprint of a key that signs a proof for each request (RFC 9449 section 6.1).
+    pub key: Option<Thumbprint>,
+    /// `x5t#S256`: that of the client's certificate (RFC 8705 section 3.1).
+    pub certificate: Option<Thumbprint>,
+}
+
+/// SHA-256 of a key or a certificate.
+pub type Thumbprint = [u8; 32];
+
+impl Confirmation {
+    /// Whether whoever has the token may use it.
+    pub fn is_none(&self) -> bool {
+        self.key.is_none() && self.certificate.is_none()
+    }
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum InvalidToken {
-    #[error("the token is malformed")]
     Malformed,
-    #[error("the token is too long")]
     TooLong,
-    #[error("the token needs something that is not supported")]
     Unsupported,
-    #[error("the token's issuer is not trusted here")]
+    Type,
     Issuer,
-    #[error("the token's algorithm is not allowed")]
     Algorithm,
-    #[error("the token's signature is wrong")]
     Signature,
-    #[error("the token is for another audience")]
+    UnknownKey,
     Audience,
-    #[error("the token has expired")]
     Expired,
-    #[error("the token is not valid yet")]
     NotYetValid,
-    #[error("the token lacks a claim that is required, or has it in another type")]
+    Lifetime,
     Claims,
+}
+
+impl InvalidToken {
+    /// For the client; tells nothing that helps to forge one.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Malformed => "the token is malformed",
+            Self::TooLong => "the token is too long",
+            Self::Unsupported => "the token needs something that is not supported",
+            Self::Type => "the token is of a type that is for something else",
+            Self::Issuer => "the token's issuer is not trusted here",
+            Self::Algorithm => "the token's algorithm is not allowed",
+            Self::Signature => "the token's signature is wrong",
+            Self::UnknownKey => "the token's key is not one of its issuer's",
+            Self::Audience => "the token is for another audience",
+            Self::Expired => "the token has expired",
+            Self::NotYetValid => "the token is not valid yet",
+            Self::Lifetime => "the token lives longer than is allowed",
+            Self::Claims => "the token lacks a claim that is required, or has it in another type",
+        }
+    }
 }
 
 /// Why there is no identity.
@@ -66,9 +118,13 @@ impl From<InvalidToken> for Refusal {
 }
 
 /// Real tokens have one to four KiB; a signature check reads all of it.
-const MAX_TOKEN_BYTES: usize = 16 * 1024;
-/// A `kid` is compared and never used to fetch anything.
+pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// A `kid` is compared, or looked up; longer ones are no names.
 const MAX_KID_BYTES: usize = 256;
+/// Of a subject and the like: they become header values.
+const MAX_TEXT_BYTES: usize = 2 * 1024;
+/// A bearer of more is better described by a reference.
+const MAX_GROUPS: usize = 256;
 /// Between the issuer's clock and ours.
 pub const LEEWAY_SECS: f64 = 30.0;
 
@@ -77,9 +133,11 @@ pub const LEEWAY_SECS: f64 = 30.0;
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
-    alg: std::borrow::Cow<'a, str>,
+    alg: Cow<'a, str>,
     #[serde(borrow, default)]
-    kid: Option<std::borrow::Cow<'a, str>>,
+    kid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    typ: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "present")]
     crit: Presence,
     #[serde(default, deserialize_with = "present")]
@@ -92,28 +150,33 @@ struct Header<'a> {
 
 /// Whether a field stands there at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Presence {
+pub(crate) enum Presence {
     #[default]
     Absent,
     Present,
 }
 
 /// Whatever the value is, also null.
-fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Presence, D::Error> {
+pub(crate) fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Presence, D::Error> {
     IgnoredAny::deserialize(value).map(|_| Presence::Present)
 }
 
 /// RFC 7519 section 4.1 and RFC 9068 section 2.2. A claim that stands twice is an error of the reader.
 #[derive(Deserialize)]
-struct Claims {
-    iss: String,
-    sub: String,
+pub(crate) struct Claims {
+    pub(crate) iss: String,
+    pub(crate) sub: Option<String>,
     aud: OneOrMany,
-    exp: f64,
+    pub(crate) exp: f64,
     nbf: Option<f64>,
-    iat: Option<f64>,
+    pub(crate) iat: Option<f64>,
+    pub(crate) jti: Option<String>,
+    sid: Option<String>,
     scope: Option<String>,
     scp: Option<OneOrMany>,
+    tenant: Option<Value>,
+    groups: Option<Value>,
+    cnf: Option<Cnf>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +195,169 @@ impl OneOrMany {
     }
 }
 
+/// RFC 7800 section 3.1.
+#[derive(Deserialize)]
+struct Cnf {
+    jkt: Option<String>,
+    #[serde(rename = "x5t#S256")]
+    x5t: Option<String>,
+}
+
+/// A token that was read; nothing of it is proven.
+pub struct Token<'t> {
+    signed: &'t str,
+    signature: &'t str,
+    algorithm: Option<Algorithm>,
+    key_id: Option<String>,
+    json: Vec<u8>,
+    pub(crate) claims: Claims,
+}
+
+impl<'t> Token<'t> {
+    /// Takes a compact token apart.
+    ///
+    /// # Errors
+    /// It is none, or of a kind that no access token has.
+    pub fn read(token: &'t str) -> Result<Self, InvalidToken> {
+        let Parts { signed, signature, header, claims: json } = parts(token)?;
+        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| InvalidToken::Malformed)?;
+        let unsupported = [header.crit, header.b64, header.zip, header.enc].contains(&Presence::Present);
+        if unsupported || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
+            return Err(InvalidToken::Unsupported);
+        }
+        if header.typ.as_deref().is_some_and(|typ| !is_access_token(typ)) {
+            return Err(InvalidToken::Type);
+        }
+        let claims: Claims = serde_json::from_slice(&json).map_err(|_| InvalidToken::Claims)?;
+        let algorithm = Algorithm::from_name(&header.alg);
+        let key_id = header.kid.map(Cow::into_owned);
+        Ok(Self { signed, signature, algorithm, key_id, json, claims })
+    }
+
+    /// `iss`: whose keys must prove the token.
+    pub fn issuer(&self) -> &str {
+        &self.claims.iss
+    }
+
+    /// `kid`: which of them.
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// Verifies the token for a method that trusts its issuer. `now` in seconds since the epoch.
+    ///
+    /// # Errors
+    /// It is not good for it.
+    pub fn verify(&self, method: &Jwt, keys: &Keys, now: f64) -> Result<Verified, InvalidToken> {
+        if *method.issuer != self.claims.iss {
+            return Err(InvalidToken::Issuer);
+        }
+        self.check_signature(keys, &method.algorithms)?;
+        self.check_claims(&method.audiences, now)?;
+        let subject = self.claims.sub.clone().ok_or(InvalidToken::Claims)?;
+        let tenant = self.claim(method.tenant_claim.as_deref(), "tenant", self.claims.tenant.as_ref())?;
+        let groups = self.claim(method.groups_claim.as_deref(), "groups", self.claims.groups.as_ref())?;
+        Ok(Verified {
+            tenant: tenant.map(one_text).transpose()?,
+            groups: groups.map(all_texts).transpose()?.unwrap_or_default(),
+            ..self.verified(subject)?
+        })
+    }
+
+    /// One of these algorithms, and a key of this id where the token names one.
+    pub(crate) fn check_signature(&self, keys: &Keys, allowed: &[Algorithm]) -> Result<(), InvalidToken> {
+        let algorithm = self.algorithm.filter(|named| allowed.contains(named));
+        let algorithm = algorithm.ok_or(InvalidToken::Algorithm)?;
+        if self.key_id().is_some_and(|id| !keys.has(id)) {
+            return Err(InvalidToken::UnknownKey);
+        }
+        let proof = BASE64_URL_SAFE_NO_PAD.decode(self.signature).map_err(|_| InvalidToken::Signature)?;
+        let mut candidates = keys.candidates(self.key_id(), algorithm);
+        if candidates.any(|key| key.verify_sig(self.signed.as_bytes(), &proof).is_ok()) {
+            Ok(())
+        } else {
+            Err(InvalidToken::Signature)
+        }
+    }
+
+    /// For whom and when.
+    pub(crate) fn check_claims(&self, audiences: &[String], now: f64) -> Result<(), InvalidToken> {
+        let Claims { aud, exp, nbf, iat, .. } = &self.claims;
+        if !aud.as_slice().iter().any(|audience| audiences.contains(audience)) {
+            return Err(InvalidToken::Audience);
+        }
+        if !exp.is_finite() {
+            return Err(InvalidToken::Claims);
+        }
+        if exp + LEEWAY_SECS <= now {
+            return Err(InvalidToken::Expired);
+        }
+        if [nbf, iat].into_iter().flatten().any(|from| from - LEEWAY_SECS > now) {
+            return Err(InvalidToken::NotYetValid);
+        }
+        Ok(())
+    }
+
+    /// What it says of this subject.
+    pub(crate) fn verified(&self, subject: String) -> Result<Verified, InvalidToken> {
+        let claims = &self.claims;
+        let texts = [Some(&subject), claims.jti.as_ref(), claims.sid.as_ref()];
+        if !texts.into_iter().flatten().all(|text| is_text(text)) {
+            return Err(InvalidToken::Claims);
+        }
+        Ok(Verified {
+            issuer: claims.iss.clone(),
+            subject,
+            scopes: self.scopes(),
+            expires: claims.exp,
+            issued_at: claims.iat,
+            id: claims.jti.clone(),
+            session: claims.sid.clone(),
+            confirmation: self.confirmation()?,
+            ..Verified::default()
+        })
+    }
+
+    fn scopes(&self) -> String {
+        // Some issuers say `scp`, as a list or separated by spaces.
+        let others = self.claims.scp.iter().flat_map(OneOrMany::as_slice);
+        let lists = self.claims.scope.iter().chain(others);
+        let mut scopes = String::new();
+        for scope in lists.flat_map(|list| list.split(' ')).filter(|scope| !scope.is_empty()) {
+            if !scopes.is_empty() {
+                scopes.push(' ');
+            }
+            scopes.push_str(scope);
+        }
+        scopes
+    }
+
+    /// A claim that a method may read under another name.
+    fn claim(
+        &self,
+        named: Option<&str>,
+        usual: &str,
+        found: Option<&Value>,
+    ) -> Result<Option<Value>, InvalidToken> {
+        match named.filter(|named| *named != usual) {
+            None => Ok(found.cloned()),
+            Some(named) => {
+                let OnlyOnce(mut claims) = read_json(&self.json)?;
+                Ok(claims.remove(named))
+            }
+        }
+    }
+
+    /// A `cnf` that cannot be checked binds the token to something that nobody looks at.
+    fn confirmation(&self) -> Result<Confirmation, InvalidToken> {
+        let Some(cnf) = &self.claims.cnf else { return Ok(Confirmation::default()) };
+        let key = cnf.jkt.as_deref().map(thumbprint).transpose()?;
+        let certificate = cnf.x5t.as_deref().map(thumbprint).transpose()?;
+        let found = Confirmation { key, certificate };
+        if found.is_none() { Err(InvalidToken::Unsupported) } else { Ok(found) }
+    }
+}
+
 /// Verifies a token for whichever of the methods trusts its issuer. `now` in seconds since the epoch.
 ///
 /// # Errors
@@ -142,31 +368,33 @@ pub fn verify<'k>(
     keys_of: impl Fn(&str) -> Option<&'k Keys>,
     now: f64,
 ) -> Result<Verified, Refusal> {
+    let token = Token::read(token)?;
+    // The issuer is read before it is proven, only to know whose keys must prove it.
+    let method =
+        methods.iter().find(|method| &*method.issuer == token.issuer()).ok_or(InvalidToken::Issuer)?;
+    let keys = keys_of(&method.issuer).ok_or(Refusal::NoKeys)?;
+    Ok(token.verify(method, keys, now)?)
+}
+
+/// A compact token (RFC 7515 section 7.1), decoded.
+pub(crate) struct Parts<'t> {
+    pub(crate) signed: &'t str,
+    /// Not decoded yet.
+    pub(crate) signature: &'t str,
+    /// JSON.
+    pub(crate) header: Vec<u8>,
+    /// JSON.
+    pub(crate) claims: Vec<u8>,
+}
+
+pub(crate) fn parts(token: &str) -> Result<Parts<'_>, InvalidToken> {
     if token.len() > MAX_TOKEN_BYTES {
-        return Err(InvalidToken::TooLong.into());
+        return Err(InvalidToken::TooLong);
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
     let (header, claims) =
         signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(InvalidToken::Malformed)?;
-    let header = decoded(header)?;
-    let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| InvalidToken::Malformed)?;
-    let unsupported = [header.crit, header.b64, header.zip, header.enc].contains(&Presence::Present);
-    if unsupported || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
-        return Err(InvalidToken::Unsupported.into());
-    }
-    let claims: Claims = serde_json::from_slice(&decoded(claims)?).map_err(|_| InvalidToken::Claims)?;
-    // The issuer is read before it is proven, only to know whose keys must prove it.
-    let nth = methods.iter().position(|method| method.issuer == claims.iss).ok_or(InvalidToken::Issuer)?;
-    let method = methods[nth];
-    let algorithm = Algorithm::from_name(&header.alg).filter(|named| method.algorithms.contains(named));
-    let algorithm = algorithm.ok_or(InvalidToken::Algorithm)?;
-    let keys = keys_of(&method.issuer).ok_or(Refusal::NoKeys)?;
-    let mut candidates = keys.candidates(header.kid.as_deref(), algorithm);
-    let proof = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| InvalidToken::Signature)?;
-    if !candidates.any(|key| key.verify_sig(signed.as_bytes(), &proof).is_ok()) {
-        return Err(InvalidToken::Signature.into());
-    }
-    Ok(Verified { method: nth, ..check_claims(claims, method, now)? })
+    Ok(Parts { signed, signature, header: decoded(header)?, claims: decoded(claims)? })
 }
 
 fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
@@ -175,265 +403,80 @@ fn decoded(segment: &str) -> Result<Vec<u8>, InvalidToken> {
     if json.first() == Some(&b'{') { Ok(json) } else { Err(InvalidToken::Malformed) }
 }
 
-fn check_claims(claims: Claims, method: &Jwt, now: f64) -> Result<Verified, InvalidToken> {
-    if !claims.aud.as_slice().iter().any(|audience| method.audiences.contains(audience)) {
-        return Err(InvalidToken::Audience);
+/// RFC 9068 section 2.1, and the `JWT` of older issuers. Others are for other purposes (RFC 8725 section 3.11): a proof
+/// of possession or a logout token is no access token.
+fn is_access_token(typ: &str) -> bool {
+    let typ =
+        typ.get(..12).filter(|start| start.eq_ignore_ascii_case("application/")).map_or(typ, |_| &typ[12..]);
+    ["jwt", "at+jwt"].iter().any(|known| typ.eq_ignore_ascii_case(known))
+}
+
+fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidToken> {
+    serde_json::from_slice(json).map_err(|_| InvalidToken::Claims)
+}
+
+/// It goes into headers and logs.
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control)
+}
+
+fn one_text(value: Value) -> Result<String, InvalidToken> {
+    match value {
+        Value::String(text) if is_text(&text) => Ok(text),
+        _ => Err(InvalidToken::Claims),
     }
-    if !claims.exp.is_finite() || claims.sub.is_empty() || claims.sub.chars().any(char::is_control) {
-        return Err(InvalidToken::Claims);
+}
+
+fn all_texts(value: Value) -> Result<Vec<String>, InvalidToken> {
+    match value {
+        Value::Array(values) if values.len() <= MAX_GROUPS => values.into_iter().map(one_text).collect(),
+        Value::String(_) => Ok(vec![one_text(value)?]),
+        _ => Err(InvalidToken::Claims),
     }
-    if claims.exp + LEEWAY_SECS <= now {
-        return Err(InvalidToken::Expired);
-    }
-    if [claims.nbf, claims.iat].into_iter().flatten().any(|from| from - LEEWAY_SECS > now) {
-        return Err(InvalidToken::NotYetValid);
-    }
-    // Some issuers say `scp`, as a list or separated by spaces.
-    let others = claims.scp.iter().flat_map(OneOrMany::as_slice);
-    let lists = claims.scope.iter().chain(others);
-    let mut scopes = String::new();
-    for scope in lists.flat_map(|list| list.split(' ')).filter(|scope| !scope.is_empty()) {
-        if !scopes.is_empty() {
-            scopes.push(' ');
+}
+
+/// A thumbprint as tokens have it: base64url of 32 bytes.
+pub fn thumbprint_of(text: &str) -> Option<Thumbprint> {
+    thumbprint(text).ok()
+}
+
+pub(crate) fn thumbprint(text: &str) -> Result<Thumbprint, InvalidToken> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(InvalidToken::Claims)
+}
+
+/// All claims, of which none stands twice: a reader that takes the last one would trust another claim than one that
+/// takes the first.
+struct OnlyOnce(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for OnlyOnce {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = OnlyOnce;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("claims")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<OnlyOnce, A::Error> {
+                let mut claims = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if claims.insert(name, value).is_some() {
+                        return Err(serde::de::Error::custom("a claim stands twice"));
+                    }
+                }
+                Ok(OnlyOnce(claims))
+            }
         }
-        scopes.push_str(scope);
+
+        deserializer.deserialize_map(Visitor)
     }
-    Ok(Verified { method: 0, issuer: claims.iss, subject: claims.sub, scopes, expires: claims.exp })
 }
 
 /// All claims of a token that was verified.
-pub fn claims_of(token: &str) -> serde_json::Map<String, serde_json::Value> {
-    let claims = token.split('.').nth(1).and_then(|claims| decoded(claims).ok());
-    claims.and_then(|claims| serde_json::from_slice(&claims).ok()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use api::{key_set::KeySet, pb};
-    use jsonwebtoken::{EncodingKey, Header as LibraryHeader, jwk::Jwk};
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::testing::{
-        ISSUER, NOW, RSA, claims, ec_key, good, header, keys, method, rsa_key, signed, signed_by, token,
-    };
-
-    fn read(token: &str) -> Result<Verified, Refusal> {
-        let keys = keys();
-        verify(token, &[&method()], |issuer| (issuer == ISSUER).then_some(&keys), NOW)
-    }
-
-    #[track_caller]
-    fn refused(token: &str, expected: InvalidToken) {
-        assert_eq!(read(token), Err(Refusal::Invalid(expected)));
-    }
-
-    fn with_claim(name: &str, value: Value) -> String {
-        let mut claims = claims();
-        claims[name] = value;
-        token(&header(), &claims)
-    }
-
-    fn without_claim(name: &str) -> String {
-        let mut claims = claims();
-        claims.as_object_mut().unwrap().remove(name);
-        token(&header(), &claims)
-    }
-
-    fn with_header(name: &str, value: Value) -> String {
-        let mut header = header();
-        header[name] = value;
-        token(&header, &claims())
-    }
-
-    #[test]
-    fn a_good_token_tells_who_its_bearer_is() {
-        let identity = read(&good()).unwrap();
-        assert_eq!((identity.subject.as_str(), identity.scopes.as_str()), ("alice", "read write"));
-    }
-
-    #[test]
-    fn an_rs256_token_is_good_too() {
-        let key = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
-        let header =
-            LibraryHeader { kid: Some("rsa".into()), ..LibraryHeader::new(jsonwebtoken::Algorithm::RS256) };
-        assert!(read(&jsonwebtoken::encode(&header, &claims(), &key).unwrap()).is_ok());
-    }
-
-    /// Signed by another library, with keys of each kind.
-    #[test]
-    fn every_algorithm_is_verified_with_its_own_keys_only() {
-        let made = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
-        let p384 = EncodingKey::from_ec_pem(made(&rcgen::PKCS_ECDSA_P384_SHA384).as_bytes()).unwrap();
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let public = BASE64_URL_SAFE_NO_PAD.encode(rcgen::PublicKeyData::der_bytes(&pair));
-        let edwards = EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap();
-        let (p256, rsa) = (ec_key(), rsa_key());
-        for (name, algorithm) in Algorithm::NAMES {
-            let key = match algorithm {
-                Algorithm::ES256 => &p256,
-                Algorithm::ES384 => &p384,
-                Algorithm::EdDSA => &edwards,
-                _ => &rsa,
-            };
-            // The library makes none of an Edwards key that holds its public half.
-            let mut jwk = match algorithm {
-                Algorithm::EdDSA => json!({"kty": "OKP", "crv": "Ed25519", "x": public}),
-                _ => json!(Jwk::from_encoding_key(key, name.parse().unwrap()).unwrap()),
-            };
-            jwk["kid"] = json!("k");
-            let jwks = json!({"keys": [jwk]}).to_string();
-            let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks }).unwrap();
-            let own = Keys::new(set).unwrap();
-            let token = signed_by(key, name, "k", &claims());
-            let method = Jwt { algorithms: vec![algorithm], ..method() };
-            let read = |token: &str| verify(token, &[&method], |_| Some(&own), NOW);
-            assert_eq!(read(&token).map(|found| found.subject), Ok("alice".to_owned()), "{name}");
-            let other = signed_by(key, name, "other", &claims());
-            assert_eq!(read(&other), Err(InvalidToken::Signature.into()), "{name}: another key's name");
-            let anothers = keys();
-            let verdict = verify(&token, &[&method], |_| Some(&anothers), NOW);
-            assert_eq!(verdict, Err(InvalidToken::Signature.into()), "{name}: other keys");
-            let (signed, proof) = token.rsplit_once('.').unwrap();
-            let mut bytes = BASE64_URL_SAFE_NO_PAD.decode(proof).unwrap();
-            bytes[3] ^= 1;
-            let forged = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(bytes));
-            assert_eq!(read(&forged), Err(InvalidToken::Signature.into()), "{name}: a bit of it");
-        }
-    }
-
-    #[test]
-    fn scopes_may_be_called_scp() {
-        let mut claims = claims();
-        claims.as_object_mut().unwrap().remove("scope");
-        claims["scp"] = json!(["a", "b c"]);
-        assert_eq!(read(&token(&header(), &claims)).unwrap().scopes, "a b c");
-    }
-
-    #[test]
-    fn a_token_out_of_its_time_is_refused() {
-        refused(&with_claim("exp", json!(NOW - 31.0)), InvalidToken::Expired);
-        refused(&with_claim("nbf", json!(NOW + 31.0)), InvalidToken::NotYetValid);
-        refused(&with_claim("iat", json!(NOW + 31.0)), InvalidToken::NotYetValid);
-        assert!(read(&with_claim("exp", json!(NOW - 29.0))).is_ok(), "clocks differ a little");
-    }
-
-    #[test]
-    fn a_claim_of_the_wrong_type_is_refused() {
-        for (name, value) in [
-            ("exp", json!("1900000000")),
-            ("exp", json!(null)),
-            ("nbf", json!("soon")),
-            ("iss", json!([ISSUER])),
-            ("iss", json!({})),
-            ("aud", json!(123)),
-            ("aud", json!(["hello", 1])),
-            ("sub", json!(7)),
-            ("sub", json!("")),
-            ("sub", json!("a\r\nx-admin: 1")),
-            ("scope", json!(["read"])),
-        ] {
-            let refusal = read(&with_claim(name, value.clone())).unwrap_err();
-            assert_eq!(refusal, Refusal::Invalid(InvalidToken::Claims), "{name}: {value}");
-        }
-    }
-
-    #[test]
-    fn a_missing_claim_is_refused() {
-        for name in ["iss", "sub", "aud", "exp"] {
-            refused(&without_claim(name), InvalidToken::Claims);
-        }
-    }
-
-    #[test]
-    fn a_header_or_claims_that_are_no_object_are_refused() {
-        let array = json!(["ES256", "ec"]).to_string();
-        refused(&signed(&array, &claims().to_string()), InvalidToken::Malformed);
-        let array = json!([ISSUER, "alice", "hello", NOW + 60.0, null, null, "read", null]).to_string();
-        refused(&signed(&header().to_string(), &array), InvalidToken::Malformed);
-    }
-
-    #[test]
-    fn a_claim_that_stands_twice_is_refused() {
-        let claims = claims().to_string().replacen('{', "{\"sub\":\"mallory\",", 1);
-        refused(&signed(&header().to_string(), &claims), InvalidToken::Claims);
-    }
-
-    #[test]
-    fn another_audience_or_issuer_is_refused() {
-        refused(&with_claim("aud", json!("other")), InvalidToken::Audience);
-        refused(&with_claim("aud", json!([])), InvalidToken::Audience);
-        refused(&with_claim("iss", json!("https://evil.test/")), InvalidToken::Issuer);
-    }
-
-    #[test]
-    fn an_algorithm_that_is_not_allowed_is_refused() {
-        for name in ["none", "None", "", "HS256", "ES384", "PS256", "es256"] {
-            refused(&with_header("alg", json!(name)), InvalidToken::Algorithm);
-        }
-        refused(&with_header("alg", json!("RS256")), InvalidToken::Signature);
-    }
-
-    #[test]
-    fn what_would_change_how_a_signature_is_read_is_refused() {
-        for (name, value) in [
-            ("crit", json!(["exp"])),
-            ("crit", json!(null)),
-            ("b64", json!(false)),
-            ("zip", json!("DEF")),
-            ("enc", json!("A256GCM")),
-        ] {
-            refused(&with_header(name, value), InvalidToken::Unsupported);
-        }
-        refused(&with_header("kid", json!("x".repeat(257))), InvalidToken::Unsupported);
-    }
-
-    #[test]
-    fn a_key_that_the_token_brings_along_is_not_looked_at() {
-        assert!(read(&with_header("jku", json!("https://evil.test/jwks"))).is_ok());
-        refused(&with_header("kid", json!("../../etc/passwd")), InvalidToken::Signature);
-    }
-
-    #[test]
-    fn a_tampered_token_is_refused() {
-        let good = good();
-        let (signed, signature) = good.rsplit_once('.').unwrap();
-        let mut claims = claims();
-        claims["sub"] = json!("mallory");
-        let forged = token(&header(), &claims);
-        let (forged, _) = forged.rsplit_once('.').unwrap();
-        refused(&format!("{forged}.{signature}"), InvalidToken::Signature);
-        refused(&format!("{signed}."), InvalidToken::Signature);
-        refused(signed, InvalidToken::Malformed);
-        refused(&format!("{good}.x"), InvalidToken::Malformed);
-        refused(&format!("{good}="), InvalidToken::Signature);
-        refused("a.b.c.d.e", InvalidToken::Malformed);
-        refused("", InvalidToken::Malformed);
-        refused(&"a".repeat(MAX_TOKEN_BYTES + 1), InvalidToken::TooLong);
-        // r = s = 0 (CVE-2022-21449).
-        refused(&format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode([0; 64])), InvalidToken::Signature);
-    }
-
-    #[test]
-    fn without_the_issuers_keys_nothing_is_decided() {
-        assert_eq!(verify(&good(), &[&method()], |_| None, NOW), Err(Refusal::NoKeys));
-    }
-
-    proptest! {
-        #[test]
-        fn no_mutation_of_a_good_token_is_good(at in 0_usize..300, byte in 0x21_u8..0x7f) {
-            let good = good();
-            let mut bytes = good.clone().into_bytes();
-            let at = at % bytes.len();
-            prop_assume!(bytes[at] != byte);
-            bytes[at] = byte;
-            prop_assert!(read(std::str::from_utf8(&bytes).unwrap()).is_err());
-        }
-
-        #[test]
-        fn no_text_makes_it_panic(text in ".{0,200}") {
-            prop_assert!(read(&text).is_err());
-        }
-    }
+pub fn claims_of(token: &str) -> Map<String, Value> {
+    let claims = parts(token).and_then(|parts| read_json::<OnlyOnce>(&parts.claims)).ok();
+    claims.map(|OnlyOnce(claims)| claims).unwrap_or_default()
 }

@@ -47,9 +47,29 @@ impl<'a> Facts<'a> {
         &self.http.path
     }
 
-    /// Envoy's id for the request.
-    pub fn request_id(&self) -> &'a str {
-        &self.http.id
+    /// What the client called; without a port.
+    pub fn host(&self) -> &'a str {
+        &self.http.host
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'a str {
+        &self.http.scheme
+    }
+
+    /// What the client has shown in the TLS handshake and Envoy has checked: PEM, percent-encoded. Empty without one,
+    /// and on listeners that ask for none.
+    pub fn certificate(&self) -> &'a str {
+        let source = self.check.attributes.as_ref().and_then(|attributes| attributes.source.as_ref());
+        source.map_or("", |source| &source.certificate)
+    }
+
+    /// `x-request-id`, which Envoy draws and writes to the access log too: by it people find a decision.
+    pub fn decision_id(&self) -> &'a str {
+        let id = self.header("x-request-id").first().and_then(|id| std::str::from_utf8(id).ok());
+        // Where Envoy is told to take a client's own, it can be anything.
+        id.filter(|id| id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_graphic()))
+            .unwrap_or(&self.http.id)
     }
 
     /// The policy that the control plane put on the route. Never chosen by anything that a client sends.

@@ -3,25 +3,42 @@
 
 use api::authn::{ApiKey, ApiKeys};
 
-use crate::identity::Identity;
+use crate::{
+    identity::{Identity, Texts},
+    method::{Credential, Method, Outcome, Place, Proven, Stop},
+    state::Snapshot,
+};
 
 /// What tools that look for leaked secrets can find a key by.
 const PREFIX: &str = "gatehouse_";
 /// Ours have 91.
 const MAX_KEY_BYTES: usize = 256;
 
+impl Method for ApiKeys {
+    fn place(&self) -> Place<'_> {
+        Place::Header(&self.header)
+    }
+
+    fn verify(&self, credential: &Credential<'_>, _: &Snapshot, _: f64) -> Outcome {
+        match verify(credential.text, self) {
+            Some(identity) => Outcome::Good(Proven::lasting(identity)),
+            None => Outcome::Bad(Stop::Invalid("the API key is not valid")),
+        }
+    }
+
+    fn challenge(&self, _: Option<&str>) -> String {
+        format!("ApiKey realm=\"gatehouse\", header=\"{}\"", self.header)
+    }
+}
+
 /// Who has this key; `None` when it is not one of these.
-pub(crate) fn verify(presented: &str, known: &ApiKeys) -> Option<Identity> {
+fn verify(presented: &str, known: &ApiKeys) -> Option<Identity> {
     let rest = presented.strip_prefix(PREFIX).filter(|_| presented.len() <= MAX_KEY_BYTES)?;
     let (id, secret) = rest.split_once('_')?;
     let key = known.keys.get(id).filter(|key| is_of(key, secret))?;
-    Some(Identity {
-        method: "api_key",
-        subject: key.subject.clone(),
-        scopes: key.scopes.join(" "),
-        credential: Some(id.to_owned()),
-        ..Identity::default()
-    })
+    let scopes = key.scopes.join(" ");
+    let texts = Texts { subject: &key.subject, scopes: &scopes, credential: id, ..Texts::default() };
+    Some(Identity::new("api_key", texts))
 }
 
 fn is_of(key: &ApiKey, secret: &str) -> bool {
@@ -50,8 +67,8 @@ pub(crate) mod tests {
     fn only_the_whole_key_is_good() {
         let known = ApiKeys::try_from(wire()).unwrap();
         let identity = verify("gatehouse_0a_secret", &known).unwrap();
-        assert_eq!((identity.subject.as_str(), identity.credential.as_deref()), ("billing", Some("0a")));
-        assert_eq!(identity.scopes, "read");
+        let Texts { subject, scopes, credential, .. } = identity.texts();
+        assert_eq!((subject, scopes, credential), ("billing", "read", "0a"));
         for wrong in [
             "",
             "gatehouse_0a_",

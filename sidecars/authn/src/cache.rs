@@ -1,7 +1,8 @@
-//! Tokens that were verified a moment ago: a hash and a look in the place of a signature check.
+//! Credentials that were verified a moment ago: a hash and a look in the place of a signature check.
 //!
-//! An entry is found by the whole token and the policy that it was verified for, and counts only while the token has not
-//! expired and the issuer's keys are the same ones. What was refused is remembered for seconds, apart from the rest.
+//! An entry is found by the whole credential, its place, and the policy that it was verified for, and counts only while it
+//! has not expired and the keys that verified it are in force. What was refused is remembered for seconds, apart from
+//! the rest.
 
 use std::{
     fmt,
@@ -9,38 +10,37 @@ use std::{
 };
 
 use api::authn::PolicyId;
-use jwt::{InvalidToken, Keys};
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::identity::Identity;
+use crate::{
+    method::{Place, Proven},
+    policy::Methods,
+};
 
-/// Verified tokens of one process.
+/// Verified credentials of one process.
 pub struct Tokens {
-    /// Drawn at the start: who cannot know it cannot make two tokens meet.
+    /// Drawn at the start: who cannot know it cannot make two credentials meet.
     secret: [u8; 32],
     good: Cache<Id, Arc<Known>, ByTexts>,
     bad: Cache<Id, Bad>,
 }
 
-/// Of a token for a policy.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// Of a credential for a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Id([u8; 32]);
 
-/// A token that was verified.
-struct Known {
+/// A credential that was verified.
+#[derive(Debug)]
+pub(crate) struct Known {
     /// By which of the policy's methods.
-    method: usize,
-    identity: Arc<Identity>,
-    /// Which verified it; gone when they were replaced.
-    keys: Weak<Keys>,
-    /// Seconds since the epoch.
-    expires: f64,
+    pub(crate) methods: Methods,
+    pub(crate) proven: Proven,
 }
 
-/// A token that was refused.
-#[derive(Clone, Copy)]
+/// A credential that was refused.
+#[derive(Debug, Clone, Copy)]
 struct Bad {
-    why: InvalidToken,
+    why: &'static str,
     /// Seconds since the epoch.
     until: f64,
 }
@@ -50,17 +50,17 @@ struct Bad {
 struct ByTexts;
 
 /// With 100,000 tokens of a common size it holds them all.
-const MAX_BYTES: u64 = 48 * 1024 * 1024;
+const MAX_BYTES: u64 = 40 * 1024 * 1024;
 /// Of a common size, for the tables' first size.
 const COMMON: usize = 1_000;
 /// Seconds. A change of policy, key or revocation is looked at with each hit; this is for what nobody looks at.
 const LONGEST: f64 = 300.0;
-/// Seconds. Who repeats a bad token at once costs a hash, and who mends a key waits no longer than this.
+/// Seconds. Who repeats a bad credential at once costs a hash, and who mends a key waits no longer than this.
 const LONGEST_BAD: f64 = 3.0;
-/// Others push them out; each costs a signature check again.
+/// Others push them out; each costs a check again.
 const MAX_BAD: usize = 10_000;
-/// What an entry costs beside its texts.
-const ENTRY_BYTES: usize = 320;
+/// What an entry costs beside its texts: the key, the entry, and their places in the tables.
+const ENTRY_BYTES: usize = 256;
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,111 +76,116 @@ impl Tokens {
     }
 
     /// Lengths stand before the parts, so that no two questions are one text.
-    pub(crate) fn id(&self, policy: &PolicyId, token: &str) -> Id {
+    pub(crate) fn id(&self, policy: &PolicyId, place: Place<'_>, credential: &str) -> Id {
         let mut hash = blake3::Hasher::new_keyed(&self.secret);
         hash.update(&policy.rev.to_le_bytes());
-        for part in [policy.policy.as_str(), token] {
+        let (kind, name) = match place {
+            Place::Authorization(scheme) => ("authorization", scheme),
+            Place::Header(name) => ("header", name),
+            Place::Cookie(name) => ("cookie", name),
+            Place::Certificate => ("certificate", ""),
+        };
+        for part in [policy.policy.as_str(), kind, name, credential] {
             hash.update(&part.len().to_le_bytes());
             hash.update(part.as_bytes());
         }
         Id(*hash.finalize().as_bytes())
     }
 
-    /// Who was proven by it and by which of the policy's methods, if it still is. `keys_of` gives the keys of an issuer that are in force.
-    pub(crate) fn identity<'k>(
-        &self,
-        id: &Id,
-        keys_of: impl Fn(&str) -> Option<&'k Arc<Keys>>,
-        now: f64,
-    ) -> Option<(usize, Arc<Identity>)> {
-        let known = self.good.get(id)?;
-        let issuer = known.identity.issuer.as_deref()?;
-        let is_same =
-            keys_of(issuer).is_some_and(|keys| std::ptr::eq(known.keys.as_ptr(), Arc::as_ptr(keys)));
-        (is_same && now < known.expires).then(|| (known.method, known.identity.clone()))
+    /// Who was proven by it, if it still is.
+    pub(crate) fn known(&self, id: &Id, now: f64) -> Option<Arc<Known>> {
+        // Nobody but what is in force holds on to keys.
+        let is_in_force =
+            |known: &Known| known.proven.keys.as_ref().is_none_or(|keys| Weak::strong_count(keys) > 0);
+        self.good.get(id).filter(|known| now < known.proven.until && is_in_force(known))
     }
 
     /// Why it was refused a moment ago.
-    pub(crate) fn refusal(&self, id: &Id, now: f64) -> Option<InvalidToken> {
+    pub(crate) fn refusal(&self, id: &Id, now: f64) -> Option<&'static str> {
         self.bad.get(id).filter(|bad| now < bad.until).map(|bad| bad.why)
     }
 
-    /// It was verified by these keys.
-    pub(crate) fn keep(
-        &self,
-        id: Id,
-        found: (usize, Arc<Identity>),
-        keys: &Arc<Keys>,
-        expires: f64,
-        now: f64,
-    ) {
-        let ((method, identity), expires) = (found, expires.min(now + LONGEST));
-        let known = Known { method, identity, keys: Arc::downgrade(keys), expires };
-        self.good.insert(id, Arc::new(known));
+    /// It was verified.
+    pub(crate) fn keep(&self, id: Id, methods: Methods, proven: Proven, now: f64) -> Arc<Known> {
+        let until = proven.until.min(now + LONGEST);
+        let known = Arc::new(Known { methods, proven: Proven { until, ..proven } });
+        self.good.insert(id, known.clone());
+        known
     }
 
     /// It was refused.
-    pub(crate) fn keep_bad(&self, id: Id, why: InvalidToken, now: f64) {
+    pub(crate) fn keep_bad(&self, id: Id, why: &'static str, now: f64) {
         self.bad.insert(id, Bad { why, until: now + LONGEST_BAD });
     }
 }
 
 impl Weighter<Id, Arc<Known>> for ByTexts {
     fn weight(&self, _: &Id, known: &Arc<Known>) -> u64 {
-        let Identity { issuer, subject, scopes, .. } = &*known.identity;
-        let texts = issuer.as_ref().map_or(0, String::len) + subject.len() + scopes.len();
-        (ENTRY_BYTES + texts) as u64
+        (ENTRY_BYTES + known.proven.identity.weight()) as u64
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use jwt::Confirmation;
+
     use super::*;
+    use crate::identity::{Identity, Texts};
+
+    const BEARER: Place<'_> = Place::Authorization("bearer");
 
     fn policy(rev: u64) -> PolicyId {
         PolicyId { policy: "i-1".into(), rev }
     }
 
-    fn alice() -> Arc<Identity> {
-        let issuer = Some("https://id.example.test/".to_owned());
-        Arc::new(Identity { issuer, subject: "alice".into(), ..Identity::default() })
+    fn alice(keys: &Arc<jwt::Keys>, until: f64) -> Proven {
+        let identity = Identity::new("jwt", Texts { subject: "alice", ..Texts::default() });
+        Proven { identity, keys: Some(Arc::downgrade(keys)), confirmation: Confirmation::default(), until }
     }
 
     #[test]
-    fn a_token_is_known_for_its_policy_its_keys_and_its_time() {
+    fn a_token_is_known_for_its_policy_its_place_its_keys_and_its_time() {
         let tokens = Tokens::new([7; 32]);
         let keys = Arc::new(jwt::testing::keys());
-        let id = tokens.id(&policy(1), "token");
-        tokens.keep(id, (2, alice()), &keys, 100.0, 0.0);
-        assert_eq!(tokens.identity(&id, |_| Some(&keys), 99.0), Some((2, alice())));
-        assert_eq!(tokens.identity(&id, |_| Some(&keys), 100.0), None, "its time is over");
-        assert_eq!(tokens.identity(&tokens.id(&policy(2), "token"), |_| Some(&keys), 99.0), None);
-        assert_eq!(tokens.identity(&tokens.id(&policy(1), "toke"), |_| Some(&keys), 99.0), None);
-        tokens.keep(id, (2, alice()), &keys, 10_000.0, 0.0);
-        assert_eq!(tokens.identity(&id, |_| Some(&keys), 300.0), None, "nothing is kept for longer");
-        tokens.keep(id, (2, alice()), &keys, 100.0, 0.0);
-        let rotated = Arc::new(jwt::testing::keys());
-        assert_eq!(tokens.identity(&id, |_| Some(&rotated), 99.0), None, "its keys were replaced");
-        assert_eq!(tokens.identity(&id, |_| None, 99.0), None, "its keys are gone");
-        let other = Tokens::new([8; 32]).id(&policy(1), "token");
+        let id = tokens.id(&policy(1), BEARER, "token");
+        let keep = |until| tokens.keep(id, Methods::default(), alice(&keys, until), 0.0);
+        let subject = |id: &Id, now| {
+            tokens.known(id, now).map(|known| known.proven.identity.texts().subject.to_owned())
+        };
+        keep(100.0);
+        assert_eq!(subject(&id, 99.0).as_deref(), Some("alice"));
+        assert_eq!(subject(&id, 100.0), None, "its time is over");
+        assert_eq!(subject(&tokens.id(&policy(2), BEARER, "token"), 99.0), None);
+        assert_eq!(subject(&tokens.id(&policy(1), BEARER, "toke"), 99.0), None);
+        assert_eq!(subject(&tokens.id(&policy(1), Place::Cookie("token"), "token"), 99.0), None);
+        keep(10_000.0);
+        assert_eq!(subject(&id, 300.0), None, "nothing is kept for longer");
+        keep(100.0);
+        let other = Tokens::new([8; 32]).id(&policy(1), BEARER, "token");
         assert!(other.0 != id.0, "nobody can tell what two tokens meet at");
+        drop(keys);
+        assert_eq!(subject(&id, 99.0), None, "its keys were replaced");
     }
 
     #[test]
     fn parts_of_a_question_do_not_run_into_each_other() {
         let tokens = Tokens::new([7; 32]);
-        let of = |policy: &str, token: &str| tokens.id(&PolicyId { policy: policy.into(), rev: 1 }, token).0;
-        assert_ne!(of("ab", "c"), of("a", "bc"));
-        assert_ne!(of("a", ""), of("", "a"));
+        let of = |policy: &str, place, token: &str| {
+            tokens.id(&PolicyId { policy: policy.into(), rev: 1 }, place, token).0
+        };
+        assert_ne!(of("ab", BEARER, "c"), of("a", BEARER, "bc"));
+        assert_ne!(of("a", BEARER, ""), of("", BEARER, "a"));
+        assert_ne!(of("a", Place::Cookie("b"), "c"), of("a", Place::Cookie("bc"), ""));
+        assert_ne!(of("a", Place::Cookie("b"), "c"), of("a", Place::Header("b"), "c"));
     }
 
     #[test]
     fn what_was_refused_is_no_identity() {
         let tokens = Tokens::new([7; 32]);
-        let id = tokens.id(&policy(1), "bad");
-        tokens.keep_bad(id, InvalidToken::Signature, 10.0);
-        assert_eq!(tokens.refusal(&id, 12.9), Some(InvalidToken::Signature));
+        let id = tokens.id(&policy(1), BEARER, "bad");
+        tokens.keep_bad(id, "no", 10.0);
+        assert_eq!(tokens.refusal(&id, 12.9), Some("no"));
         assert_eq!(tokens.refusal(&id, 13.0), None, "it is looked at again");
-        assert_eq!(tokens.identity(&id, |_| None, 0.0), None);
+        assert!(tokens.known(&id, 0.0).is_none());
     }
 }

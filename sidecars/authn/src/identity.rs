@@ -1,51 +1,108 @@
 //! Who sends a request, whichever way it was proven.
 
+use std::sync::Arc;
+
 use api::authn::PolicyId;
-use jwt::Verified;
 use sidecar::ext_authz::{Decision, Record};
 
 /// The key of this sidecar in the dynamic metadata.
-pub(crate) const KEY: &str = "authn";
+const KEY: &str = "authn";
 
-/// Who sends a request.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// Who sends a request. A hundred thousand of them are remembered, so its texts lie in one piece.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Identity {
     /// By which kind of credential.
     pub(crate) method: &'static str,
     /// Who vouches for it; nobody else but us where it is nothing.
-    pub(crate) issuer: Option<String>,
-    pub(crate) subject: String,
-    /// With one space between two.
-    pub(crate) scopes: String,
+    pub(crate) issuer: Option<Arc<str>>,
     /// Seconds since the epoch.
     pub(crate) expires: Option<f64>,
-    /// The id of the credential itself, where it has one that is not secret.
-    pub(crate) credential: Option<String>,
+    /// Seconds since the epoch.
+    pub(crate) issued_at: Option<f64>,
+    texts: Box<str>,
+    /// Where each of the texts ends.
+    ends: [u32; PARTS],
 }
 
-impl From<Verified> for Identity {
-    fn from(token: Verified) -> Self {
-        Self {
-            method: "jwt",
-            issuer: Some(token.issuer),
-            subject: token.subject,
-            scopes: token.scopes,
-            expires: Some(token.expires),
-            credential: None,
-        }
-    }
+/// The texts of an identity; an empty one is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Texts<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) tenant: &'a str,
+    /// With one space between two.
+    pub(crate) scopes: &'a str,
+    /// With one line feed between two.
+    pub(crate) groups: &'a str,
+    /// `jti`
+    pub(crate) token: &'a str,
+    /// `sid`
+    pub(crate) session: &'a str,
+    /// The id of the credential itself, where it has one that is not secret.
+    pub(crate) credential: &'a str,
 }
+
+const PARTS: usize = 7;
 
 impl Identity {
+    pub(crate) fn new(method: &'static str, texts: Texts<'_>) -> Self {
+        let Texts { subject, tenant, scopes, groups, token, session, credential } = texts;
+        let parts = [subject, tenant, scopes, groups, token, session, credential];
+        let (mut all, mut ends) =
+            (String::with_capacity(parts.iter().map(|part| part.len()).sum()), [0; PARTS]);
+        for (part, end) in parts.into_iter().zip(&mut ends) {
+            all.push_str(part);
+            // A credential has some KiB.
+            *end = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        }
+        Self { method, issuer: None, expires: None, issued_at: None, texts: all.into(), ends }
+    }
+
+    /// Vouched for by this issuer, or by nobody but us.
+    pub(crate) fn by(self, issuer: impl Into<Option<Arc<str>>>) -> Self {
+        Self { issuer: issuer.into(), ..self }
+    }
+
+    /// From when, and until when; seconds since the epoch.
+    pub(crate) fn between(self, issued_at: Option<f64>, expires: Option<f64>) -> Self {
+        Self { expires, issued_at, ..self }
+    }
+
+    pub(crate) fn texts(&self) -> Texts<'_> {
+        let mut from = 0;
+        let mut next = self.ends.iter().map(|end| {
+            let to = *end as usize;
+            let part = self.texts.get(from..to).unwrap_or_default();
+            from = to;
+            part
+        });
+        let mut next = || next.next().unwrap_or_default();
+        Texts {
+            subject: next(),
+            tenant: next(),
+            scopes: next(),
+            groups: next(),
+            token: next(),
+            session: next(),
+            credential: next(),
+        }
+    }
+
+    /// Bytes beside the struct itself.
+    pub(crate) fn weight(&self) -> usize {
+        self.texts.len()
+    }
+
     /// The request may go on, and the upstream and the next sidecar are told who sends it. Headers that carried a
     /// credential of ours do not travel on.
-    pub(crate) fn allowed(&self, policy: &PolicyId, remove: Vec<String>) -> Decision {
-        let mut record = Record::new(KEY, policy).text("method", self.method).text("sub", &self.subject);
-        record = record.texts("scopes", self.scopes.split(' ').filter(|scope| !scope.is_empty()));
+    pub(crate) fn allowed(&self, policy: &PolicyId, request: &str, remove: Vec<String>) -> Decision {
+        let texts = self.texts();
+        let mut record = record(policy, self.method, request)
+            .text("sub", texts.subject)
+            .texts("scopes", texts.scopes.split(' ').filter(|scope| !scope.is_empty()));
         let mut headers = vec![
             ("x-gatehouse-method", self.method.into()),
-            ("x-gatehouse-subject", header_value(&self.subject)),
-            ("x-gatehouse-scopes", header_value(&self.scopes)),
+            ("x-gatehouse-subject", header_value(texts.subject)),
+            ("x-gatehouse-scopes", header_value(texts.scopes)),
         ];
         if let Some(issuer) = &self.issuer {
             record = record.text("iss", issuer);
@@ -54,12 +111,31 @@ impl Identity {
         if let Some(expires) = self.expires {
             record = record.number("exp", expires);
         }
-        if let Some(credential) = &self.credential {
-            record = record.text("cred_id", credential);
-            headers.push(("x-gatehouse-credential", header_value(credential)));
+        if !texts.tenant.is_empty() {
+            record = record.text("tenant", texts.tenant);
+            headers.push(("x-gatehouse-tenant", header_value(texts.tenant)));
+        }
+        if !texts.groups.is_empty() {
+            record = record.texts("groups", texts.groups.split('\n'));
+            let groups: Vec<_> = texts.groups.split('\n').map(list_item).collect();
+            headers.push(("x-gatehouse-groups", groups.join(",")));
+        }
+        if !texts.credential.is_empty() {
+            record = record.text("cred_id", texts.credential);
+            headers.push(("x-gatehouse-credential", header_value(texts.credential)));
         }
         Decision::Allow { record, headers, remove }
     }
+}
+
+/// What every decision leaves in the metadata.
+pub(crate) fn record(policy: &PolicyId, method: &str, request: &str) -> Record {
+    Record::new(KEY, policy).text("method", method).text("id", request)
+}
+
+/// One of several in a header value: a comma in it is not one that separates.
+fn list_item(text: &str) -> String {
+    header_value(text).replace(',', "%2C")
 }
 
 /// A claim can hold any Unicode; a header value holds visible ASCII, and spaces that are not at its ends (RFC 9110
@@ -89,5 +165,28 @@ mod tests {
         assert_eq!(header_value("a b%\r\nä"), "a b%25%0D%0A%C3%A4");
         assert_eq!(header_value(" root "), "%20root%20");
         assert_eq!(header_value(" "), "%20");
+        assert_eq!(list_item("a,b"), "a%2Cb");
+    }
+
+    #[test]
+    fn texts_in_one_piece_are_told_apart() {
+        let of = |subject, tenant, groups| {
+            let identity = Identity::new("jwt", Texts { subject, tenant, groups, ..Texts::default() });
+            let Texts { subject, tenant, groups, credential, .. } = identity.texts();
+            [subject, tenant, groups, credential].map(str::to_owned)
+        };
+        assert_eq!(of("alice", "acme", "a\nb"), ["alice", "acme", "a\nb", ""]);
+        assert_eq!(of("alic", "eacme", ""), ["alic", "eacme", "", ""]);
+        assert_eq!(of("ä", "", "ö"), ["ä", "", "ö", ""]);
+    }
+
+    #[test]
+    fn the_upstream_is_told_of_tenant_and_groups() {
+        let texts = Texts { subject: "alice", tenant: "acme", groups: "a b\nc,d", ..Texts::default() };
+        let policy = PolicyId { policy: "i-1".into(), rev: 1 };
+        let decision = Identity::new("jwt", texts).allowed(&policy, "r-1", Vec::new());
+        let Decision::Allow { headers, .. } = decision else { panic!("{decision:?}") };
+        assert!(headers.contains(&("x-gatehouse-tenant", "acme".into())), "{headers:?}");
+        assert!(headers.contains(&("x-gatehouse-groups", "a b,c%2Cd".into())), "{headers:?}");
     }
 }

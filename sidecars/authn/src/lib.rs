@@ -5,8 +5,21 @@ mod decide;
 mod cache;
 mod credentials;
 mod identity;
+mod method;
+mod policy;
+mod replays;
+mod work;
 
+mod anonymous;
 mod api_key;
+mod asap;
+mod basic;
+mod bound;
+mod introspection;
+mod jwt;
+mod mtls;
+mod session;
+
 mod metrics;
 mod service;
 mod state;

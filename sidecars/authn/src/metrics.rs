@@ -6,16 +6,19 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::decide::Label;
+
 /// What the sidecar counts.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    pub(crate) decisions: Family<DecisionLabel, Counter>,
+    decisions: Family<DecisionLabel, Counter>,
 }
 
 /// One kind of decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct DecisionLabel {
-    pub(crate) result: DecisionResult,
+struct DecisionLabel {
+    method: &'static str,
+    result: DecisionResult,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -25,18 +28,24 @@ pub(crate) enum DecisionResult {
     NoCredential,
     InvalidCredential,
     BadRequest,
+    CrossSite,
     UnknownPolicy,
-    NoKeys,
+    Fault,
 }
 
 impl Metrics {
     /// Makes them visible.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("gatehouse_authn");
-        registry.register("decisions", "Requests decided, by result", self.decisions.clone());
+        registry.register(
+            "decisions",
+            "Requests decided, by the kind of credential and the result",
+            self.decisions.clone(),
+        );
     }
 
-    pub(crate) fn count(&self, result: DecisionResult) {
-        self.decisions.get_or_create(&DecisionLabel { result }).inc();
+    pub(crate) fn count(&self, label: Label) {
+        let Label { method, result } = label;
+        self.decisions.get_or_create(&DecisionLabel { method, result }).inc();
     }
 }

@@ -1,34 +1,76 @@
 //! The gRPC service that Envoy asks.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse,
     authorization_server::{Authorization, AuthorizationServer},
 };
 use runtime::Clock;
-use sidecar::ext_authz::Facts;
+use sidecar::ext_authz::{Decision, Facts};
 use tonic::{Request, Response, Status};
 
-use crate::{cache::Tokens, decide::decide, metrics::Metrics, state::State};
+use crate::{
+    cache::Tokens,
+    decide::{Label, Memory, Verdict, decide},
+    metrics::{DecisionResult, Metrics},
+    replays::Replays,
+    state::State,
+    work::Works,
+};
 
 /// Answers from what is in force.
 pub struct AuthnService {
     state: Arc<State>,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
+    replays: Replays,
+    works: Arc<Works>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 }
 
+/// Envoy waits for 250 ms; its own deadline would be a fault that says nothing.
+const LONGEST: Duration = Duration::from_millis(200);
+/// A request has a few credentials at the most, each of which may want something done.
+const MAX_WAITS: usize = 4;
+
 impl AuthnService {
     /// Reads this state and this clock, and remembers tokens.
     pub fn new(state: Arc<State>, tokens: Tokens, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
-        Self { state, tokens, clock, metrics }
+        let tokens = Arc::new(tokens);
+        let works = Arc::new(Works::new(tokens.clone()));
+        Self { state, tokens, replays: Replays::default(), works, clock, metrics }
     }
 
     /// For a tonic server.
     pub fn into_server(self) -> AuthorizationServer<Self> {
         AuthorizationServer::new(self)
+    }
+
+    async fn decided(&self, facts: &Facts<'_>) -> (Decision, Label) {
+        let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let mut done = Vec::new();
+        let waiting = async {
+            for _ in 0..MAX_WAITS {
+                let memory = Memory { tokens: &self.tokens, replays: &self.replays, done: &done };
+                let pending = match decide(facts, &self.state.load(), &memory, now) {
+                    Verdict::Decided(decision, label) => return Some((decision, label)),
+                    Verdict::Wait(pending) => pending,
+                };
+                let id = pending.id;
+                done.push((id, self.works.result(pending, now).await));
+            }
+            None
+        };
+        let decided = tokio::time::timeout(LONGEST, waiting).await.ok().flatten();
+        decided.unwrap_or_else(|| {
+            let description = "the credential could not be looked at in time".into();
+            let label = Label { method: "none", result: DecisionResult::Fault };
+            (Decision::Fault { description }, label)
+        })
     }
 }
 
@@ -38,10 +80,9 @@ impl Authorization for AuthnService {
         let request = request.into_inner();
         let facts = Facts::read(&request)
             .ok_or_else(|| Status::invalid_argument("attributes.request.http: must be there"))?;
-        let now = self.clock.now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let (decision, result) = decide(&facts, &self.state.load(), &self.tokens, now);
-        self.metrics.count(result);
-        tracing::debug!(request = facts.request_id(), ?result, "decided");
+        let (decision, label) = self.decided(&facts).await;
+        self.metrics.count(label);
+        tracing::debug!(request = facts.decision_id(), ?label, "decided");
         Ok(Response::new(decision.into()))
     }
 }

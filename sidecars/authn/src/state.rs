@@ -2,11 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use api::{ResourceType, authn::Policy, key_set::KeySet, pb};
+use api::{ResourceType, authn, key_set::KeySet, pb};
 use arc_swap::ArcSwap;
 use jwt::Keys;
 use prost::Message as _;
 use xds::{Handler, Table};
+
+use crate::policy::Policy;
 
 /// Read by every request.
 #[derive(Default)]
@@ -44,7 +46,8 @@ impl Handler for Follower {
         match kind {
             ResourceType::AuthnPolicy => {
                 let wire = pb::authn::Policy::decode(body).map_err(|error| text(&error))?;
-                let policy = Policy::try_from(wire).map_err(|error| text(&error))?;
+                let policy = authn::Policy::try_from(wire).map_err(|error| text(&error))?;
+                let policy = Policy::try_from(policy)?;
                 if policy.id.to_string() != name {
                     return Err(format!(
                         "name: must be the resource's name, got {:?}",

@@ -35,12 +35,13 @@ pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<Rules>) -> (Decision, D
     answer(&id, &rules.decide(request))
 }
 
-/// Whether authentication decided, and by the policy of this very route.
+/// Whether authentication decided, and by a policy of this very instance: a route can have one of its own.
 fn is_about(authn: &Struct, id: &PolicyId) -> bool {
     // A revision is far below 2^53.
     #[allow(clippy::cast_precision_loss, clippy::float_cmp)]
     let same_rev = authn.number("rev").is_some_and(|rev| rev == id.rev as f64);
-    authn.is_true("decided") && authn.text("policy") == Some(&id.policy) && same_rev
+    let instance = authn.text("policy").and_then(|policy| policy.split('/').next());
+    authn.is_true("decided") && instance == Some(id.instance()) && same_rev
 }
 
 fn answer(id: &PolicyId, decided: &Decided<'_>) -> (Decision, DecisionResult) {

@@ -37,7 +37,7 @@ impl Authorization for AuthzService {
             .ok_or_else(|| Status::invalid_argument("attributes.request.http: must be there"))?;
         let (decision, result) = decide(&facts, &self.state.load());
         self.metrics.count(result);
-        tracing::debug!(request = facts.request_id(), ?result, "decided");
+        tracing::debug!(request = facts.decision_id(), ?result, "decided");
         Ok(Response::new(decision.into()))
     }
 }

@@ -14,6 +14,7 @@ mod import;
 mod jobs;
 mod lines;
 mod operators;
+mod password;
 mod service;
 mod state;
 mod status;
@@ -80,6 +81,8 @@ enum Command {
     State(state::Args),
     /// Make a secret for a platform
     Credentials(credentials::Args),
+    /// Hash a password for the method `basic` of a service file; it is read from standard input
+    HashPassword(password::Args),
     /// Mint a token from the local development issuer
     Token(token::Args),
 }
@@ -106,6 +109,7 @@ async fn main() -> ExitCode {
         Command::Purge(args) => adopt::purge(args).await,
         Command::State(args) => state::run(&args),
         Command::Credentials(args) => credentials::run(&args),
+        Command::HashPassword(args) => password::run(&args),
         Command::Token(args) => token::run(&args),
     };
     match result {

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Seconds from now; may be negative, to see how an expired token fares
     #[arg(long, default_value_t = 3600, allow_hyphen_values = true)]
     expires_in: i64,
+    /// Another claim, as `name=JSON`; repeat it for several
+    #[arg(long = "claim", value_name = "NAME=JSON")]
+    claims: Vec<String>,
     /// The data folder of `gatehouse up`
     #[arg(long, env = "GATEHOUSE_DATA_DIR", default_value = ".gatehouse")]
     data_dir: PathBuf,
@@ -60,7 +63,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Algorithm::RS256 => EncodingKey::from_rsa_pem(&pem)?,
     };
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-    let claims = json!({
+    let mut claims = json!({
         "iss": ISSUER,
         "sub": args.subject,
         "aud": args.audience,
@@ -69,6 +72,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "exp": now + args.expires_in,
         "jti": Uuid::new_v4(),
     });
+    for pair in &args.claims {
+        let read =
+            pair.split_once('=').and_then(|(name, value)| Some((name, serde_json::from_str(value).ok()?)));
+        let (name, value): (_, serde_json::Value) =
+            read.with_context(|| format!("--claim: name=JSON, got {pair:?}"))?;
+        claims[name] = value;
+    }
     let header = Header { kid: Some(kid.into()), ..Header::new(algorithm) };
     println!("{}", jsonwebtoken::encode(&header, &claims, &key)?);
     Ok(())

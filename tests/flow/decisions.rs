@@ -21,7 +21,12 @@ async fn with_authorization(lab: &Lab, host: &str, values: &[&str]) -> Answer {
 
 #[tokio::test]
 async fn tokens_are_accepted_and_refused_as_they_should() {
-    let (lab, hello) = lab_with_hello().await;
+    let (lab, mut hello) = lab_with_hello().await;
+    // Where an issuer changes the kind of its keys, a method for each.
+    let mut other = hello.parameters["auth"]["any"][0].clone();
+    other["jwt"]["algorithms"] = json!(["RS256"]);
+    hello.parameters["auth"]["any"].as_array_mut().expect("a list").push(other);
+    lab.change(&hello).await;
     let none = lab.get(hello.host(), "/", None).await;
     assert_eq!((none.status, none.headers["www-authenticate"].as_str()), (401, "Bearer realm=\"gatehouse\""));
 

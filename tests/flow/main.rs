@@ -9,6 +9,7 @@ mod client;
 mod cloud;
 mod decisions;
 mod jobs;
+mod methods;
 mod onboarding;
 mod openapi;
 mod outage;

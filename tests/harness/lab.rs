@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use lab::{
 };
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tokio::{process::Command, sync::OnceCell};
+use tokio::{io::AsyncWriteExt as _, process::Command, sync::OnceCell};
 
 use crate::{Answer, Service, Token};
 
@@ -239,6 +239,21 @@ impl Lab {
             .output()
             .await
             .expect("the client runs")
+    }
+
+    /// The same with something to read.
+    pub async fn gatehouse_reading(&self, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(self.stack.layout.bin_dir.join("gatehouse"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the client starts");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        pipe.write_all(input.as_bytes()).await.expect("it reads");
+        drop(pipe);
+        child.wait_with_output().await.expect("the client runs")
     }
 
     /// Whether the client did what it was asked for, and all that it printed.

@@ -18,7 +18,7 @@ impl Service {
             "hosts": [format!("{name}.example.test")],
             "routes": [{"path": "/", "upstream": {"urls": [format!("http://127.0.0.1:{upstream_port}")]}}],
             "auth": {
-                "any": [{"jwt": {"issuer": "https://id.example.test/", "audiences": [name], "algorithms": ["ES256", "RS256"]}}],
+                "any": [{"jwt": {"issuer": "https://id.example.test/", "audiences": [name], "algorithms": ["ES256"]}}],
                 "anonymous": ["/healthz"]
             },
             "authz": {"rules": [{"allow": {"methods": ["GET"], "paths": ["/"], "scopes": [format!("read:{name}")]}}]},

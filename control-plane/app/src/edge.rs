@@ -30,6 +30,10 @@ pub(crate) struct Edge {
     pub(crate) cdn: Option<Listen>,
     /// Where the company's networks come in, over TLS; without it the plan `internal` is not offered.
     pub(crate) internal: Option<Listen>,
+    /// Where clients come in that show a certificate, over TLS; without it there is no such listener.
+    pub(crate) mtls: Option<MutualTls>,
+    /// Who is asked about tokens that only they can read.
+    pub(crate) introspection: Vec<Provider>,
     /// Whether a load balancer in front sends the proxy protocol. Then every connection must.
     pub(crate) proxy_protocol: bool,
     /// The folder of the sidecars' sockets on each node.
@@ -124,6 +128,53 @@ pub(crate) struct Listen {
     pub(crate) port: u16,
 }
 
+/// A listener that only who has a certificate of these CAs gets through.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MutualTls {
+    pub(crate) address: String,
+    pub(crate) port: u16,
+    /// PEM, on each node.
+    pub(crate) client_ca: PathBuf,
+}
+
+/// Somebody who knows about tokens (RFC 7662).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Provider {
+    /// What services call it, and who vouches for its subjects: an https URL.
+    pub(crate) issuer: String,
+    /// An https URL.
+    pub(crate) endpoint: String,
+    pub(crate) client_id: String,
+    /// A file with the secret that this edge proves itself with.
+    client_secret_file: PathBuf,
+    /// What the file holds.
+    #[serde(skip_deserializing)]
+    client_secret: String,
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { issuer, endpoint, .. } = self;
+        f.debug_struct("Provider").field("issuer", issuer).field("endpoint", endpoint).finish_non_exhaustive()
+    }
+}
+
+impl Provider {
+    fn read_secret(&mut self) -> anyhow::Result<()> {
+        for (name, url) in [("issuer", &self.issuer), ("endpoint", &self.endpoint)] {
+            ensure!(url.starts_with("https://"), "{name}: an https URL, got {url:?}");
+        }
+        let path = &self.client_secret_file;
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("client_secret_file: reading {}", path.display()))?;
+        text.trim().clone_into(&mut self.client_secret);
+        ensure!(!self.client_secret.is_empty(), "client_secret_file: {} is empty", path.display());
+        Ok(())
+    }
+}
+
 /// Requests per node, before any sidecar is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -188,6 +239,8 @@ impl Default for Edge {
             https: Some(Listen { address: everywhere(), port: 10_443 }),
             cdn: None,
             internal: None,
+            mtls: None,
+            introspection: Vec::new(),
             proxy_protocol: true,
             run_dir: "/run/gatehouse".into(),
             access_log_module: None,
@@ -209,8 +262,11 @@ impl Default for Edge {
 impl Edge {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("--edge: reading {}", path.display()))?;
-        let edge: Self =
+        let mut edge: Self =
             serde_norway::from_str(&text).with_context(|| format!("--edge: {}", path.display()))?;
+        for (at, provider) in edge.introspection.iter_mut().enumerate() {
+            provider.read_secret().with_context(|| format!("--edge: introspection[{at}]"))?;
+        }
         edge.guard.check().map_err(anyhow::Error::msg).context("--edge")?;
         Ok(edge)
     }
@@ -222,6 +278,14 @@ impl Edge {
             sidecars: self.sidecars.iter().copied().map(api::Role::from).collect(),
             identities: self.identities.clone(),
             pollers: self.rest.clusters.iter().map(|pattern| WildMatch::new(pattern)).collect(),
+        }
+    }
+
+    /// What services may ask for.
+    pub(crate) fn facts(&self) -> broker::EdgeFacts {
+        broker::EdgeFacts {
+            introspection: self.introspection.iter().map(|provider| provider.issuer.clone()).collect(),
+            asks_for_certificates: self.mtls.is_some(),
         }
     }
 

@@ -140,6 +140,7 @@ impl Bench {
             upstreams: UpstreamRule::LoopbackAllowed,
             plans: [Plan::Standard].into(),
             issuers: Arc::new(Issuers::default()),
+            edge: Arc::default(),
         };
         let worker = Worker {
             store: store.clone(),

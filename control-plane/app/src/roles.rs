@@ -212,6 +212,7 @@ fn broker_router(config: &Config, store: &Arc<dyn Store>, said: &Said, issuers: 
         upstreams: config.upstreams,
         plans: engines::plans(config).into(),
         issuers: issuers.clone(),
+        edge: Arc::new(config.edge.facts()),
     };
     broker.router()
 }

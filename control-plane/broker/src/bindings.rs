@@ -11,9 +11,9 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use model::{
     BindingId, SecretHash, ServiceFile,
     audit::{Entry, Event},
+    auth::AuthMethod,
     binding::{ApiKey, BindParameters, BindRequest, Binding, KEY_PREFIX},
     instance::{Instance, OperationKind, OperationState},
-    service_file::AuthMethod,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -288,9 +288,9 @@ fn given(instance: &Instance, binding: &Binding, secret: Option<&str>) -> Value 
 
 /// Where requests to the service carry a key; nothing, when it takes none.
 fn header(service: &ServiceFile) -> Option<&str> {
-    service.auth.any.iter().find_map(|method| match method {
+    service.auth_methods().into_iter().find_map(|(_, method)| match method {
         AuthMethod::ApiKey { header } => Some(header.as_str()),
-        AuthMethod::Jwt { .. } => None,
+        _ => None,
     })
 }
 

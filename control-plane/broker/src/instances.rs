@@ -9,9 +9,9 @@ use axum::{
 use model::{
     InstanceId, ServiceFile,
     audit::{Entry, Event, State as Known},
+    auth::AuthMethod,
     instance::{Instance, OperationKind, OperationState, Request},
     plan::Plan,
-    service_file::AuthMethod,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -360,17 +360,48 @@ impl Broker {
                 return refused(format!("{what}: at most {most} with the plan {plan}, got {has}"));
             }
         }
-        for (at, method) in service.auth.any.iter().enumerate() {
-            if let AuthMethod::Jwt { issuer, .. } = method
-                && !self.issuers.names().any(|known| known == issuer)
-            {
-                let known = self.issuers.names().collect::<Vec<_>>().join(", ");
-                return Err(Answer::bad_request(format!(
-                    "parameters: auth.any[{at}].jwt.issuer: one whose keys the edge has ({known}), got {issuer:?}"
-                )));
-            }
+        for (place, method) in service.auth_methods() {
+            self.check_method(&place, method)
+                .map_err(|why| Answer::bad_request(format!("parameters: {why}")))?;
         }
         Ok(service)
+    }
+
+    /// What could never let anybody in here is refused.
+    fn check_method(&self, place: &str, method: &AuthMethod) -> Result<(), String> {
+        let one_of = |known: Vec<&str>, field: &str, what: &str, got: &str| {
+            if known.contains(&got) {
+                return Ok(());
+            }
+            Err(format!("{place}.{field}: one {what} ({}), got {got:?}", known.join(", ")))
+        };
+        let with_keys = |field: &str, got: &str| {
+            one_of(self.issuers.names().collect(), field, "whose keys the edge has", got)
+        };
+        match method {
+            AuthMethod::Jwt { token, sender_constrained } => {
+                with_keys("jwt.issuer", &token.issuer)?;
+                match sender_constrained.as_deref() {
+                    Some("mtls") => self.needs_certificates(place, "jwt.sender_constrained"),
+                    _ => Ok(()),
+                }
+            }
+            AuthMethod::Session { token, .. } => with_keys("session.issuer", &token.issuer),
+            AuthMethod::Asap { key_server, .. } => with_keys("asap.key_server", key_server),
+            AuthMethod::Introspection { provider, .. } => {
+                let known = self.edge.introspection.iter().map(String::as_str).collect();
+                one_of(known, "introspection.provider", "that the edge asks", provider)
+            }
+            AuthMethod::Mtls { .. } => self.needs_certificates(place, "mtls"),
+            AuthMethod::ApiKey { .. } | AuthMethod::Basic { .. } => Ok(()),
+        }
+    }
+
+    fn needs_certificates(&self, place: &str, field: &str) -> Result<(), String> {
+        if self.edge.asks_for_certificates {
+            return Ok(());
+        }
+        Err(format!("{place}.{field}: this edge has no listener that asks clients for certificates"))
     }
 }
 

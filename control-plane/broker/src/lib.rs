@@ -43,6 +43,17 @@ pub struct Broker {
     pub plans: Arc<[Plan]>,
     /// Issuers whose keys are here, and on the fleet. A service that trusts another one could never let anybody in.
     pub issuers: Arc<Issuers>,
+    /// What else the fleet can check credentials with.
+    pub edge: Arc<EdgeFacts>,
+}
+
+/// What services may ask for, since the edge has it.
+#[derive(Debug, Clone, Default)]
+pub struct EdgeFacts {
+    /// The issuers who can be asked about their tokens.
+    pub introspection: Vec<String>,
+    /// Whether there is a listener that asks clients for certificates.
+    pub asks_for_certificates: bool,
 }
 
 /// More than any service file, whose own bound is told by its name.

@@ -51,6 +51,7 @@ fn bench_with(platforms: Platforms, plans: &[Plan]) -> Bench {
         upstreams: UpstreamRule::LoopbackAllowed,
         plans: plans.into(),
         issuers: Arc::new(Issuers::new([(ISSUER, jwks().as_str())]).unwrap()),
+        edge: Arc::default(),
     };
     Bench { router: broker.router(), store, platforms: sender, faults, _folder: folder }
 }

@@ -1,6 +1,9 @@
 //! What templates see of the world: one versioned [`Context`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -8,11 +11,12 @@ use serde_json::Value;
 
 use crate::{
     Host, InstanceId,
+    auth::{Auth, AuthPolicy},
     binding::ApiKey,
     controls::Controls,
     instance::{Instance, Published},
     plan::Plan,
-    service_file::{AccessLog, Auth, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
+    service_file::{AccessLog, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
 };
 
 /// What the sources say, by their names: `context.<name>` in templates. What did not change is shared.
@@ -72,6 +76,12 @@ pub struct Service {
     pub clusters: Vec<ServiceCluster>,
     /// As in the service file.
     pub auth: Auth,
+    /// What the sidecar is told: the service's policy first, then those of routes with their own.
+    #[serde(default)]
+    pub auth_policies: Vec<AuthPolicy>,
+    /// Paths that need no credential on one route or another.
+    #[serde(default)]
+    pub anonymous: Vec<String>,
     /// As in the service file.
     pub authz: Authz,
     /// In the order of the service file.
@@ -97,6 +107,9 @@ pub struct ServiceRoute {
     pub prefix: Option<String>,
     /// The name of its cluster.
     pub cluster: String,
+    /// Which of the service's `auth_policies` its requests are decided by; the service's own where it is nothing.
+    #[serde(default)]
+    pub auth_policy: Option<String>,
     /// Seconds, with a fraction.
     pub timeout_secs: f64,
 }
@@ -193,11 +206,18 @@ impl Service {
         let mut clusters: Vec<_> =
             routes.iter().map(|route| ServiceCluster::of(&instance.id, &route.upstream)).collect();
         let mut routes: Vec<_> = (routes.iter().enumerate())
-            .map(|(at, route)| ServiceRoute::of(at, route, clusters[at].name.clone()))
+            .map(|(at, route)| ServiceRoute::of(&instance.id, at, route, clusters[at].name.clone()))
             .collect();
         routes.sort_by_key(ServiceRoute::specificity);
         clusters.sort_by(|a, b| a.name.cmp(&b.name));
         clusters.dedup();
+        let mut auth_policies = vec![auth.policy(&instance.id)];
+        for (at, route) in revision.service.routes.iter().enumerate() {
+            let own = route.auth.as_ref();
+            auth_policies.extend(own.map(|own| auth.policy_of_route(&instance.id, &at.to_string(), own)));
+        }
+        let anonymous: BTreeSet<_> =
+            auth_policies.iter().flat_map(|policy| policy.anonymous.clone()).collect();
         let mut tls_hosts = hosts.clone();
         let proven = instance.proven.iter().flat_map(|proven| &proven.service.hosts);
         tls_hosts.extend(proven.filter(|host| !hosts.contains(host)).cloned());
@@ -216,6 +236,8 @@ impl Service {
             routes,
             clusters,
             auth: auth.clone(),
+            auth_policies,
+            anonymous: anonymous.into_iter().collect(),
             authz: authz.clone(),
             rate_limits: rate_limits.iter().enumerate().map(ServiceLimit::of).collect(),
             access_log: access_log.clone(),
@@ -227,7 +249,7 @@ impl Service {
 }
 
 impl ServiceRoute {
-    fn of(at: usize, route: &Route, cluster: String) -> Self {
+    fn of(id: &InstanceId, at: usize, route: &Route, cluster: String) -> Self {
         let (exact, prefix) = match route.path.strip_prefix('=') {
             Some(path) => (Some(path.to_owned()), None),
             None => (None, Some(route.path.trim_end_matches('/').to_owned())),
@@ -237,6 +259,7 @@ impl ServiceRoute {
             exact,
             prefix,
             cluster,
+            auth_policy: route.auth.as_ref().map(|_| format!("{id}/{at}")),
             timeout_secs: route.timeout.duration().as_secs_f64(),
         }
     }

@@ -7,7 +7,11 @@ use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Host, UpstreamUrl, plan::Plan};
+use crate::{
+    Host, UpstreamUrl,
+    auth::{self, Auth, AuthMethod, RouteAuth},
+    plan::Plan,
+};
 
 /// A service, as its developer described it. All fields are checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub struct Route {
     /// How long the upstream may take for the whole response.
     #[serde(default = "default_timeout")]
     pub timeout: Timeout,
+    /// What it asks for beside its service, or in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RouteAuth>,
 }
 
 /// The servers behind a route.
@@ -96,39 +103,6 @@ impl From<Timeout> for String {
     fn from(timeout: Timeout) -> Self {
         timeout.0
     }
-}
-
-/// How a request may prove who sends it. With neither field, no request passes.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Auth {
-    /// OR.
-    #[serde(default)]
-    pub any: Vec<AuthMethod>,
-    /// Paths that need no credential.
-    #[serde(default)]
-    pub anonymous: Vec<String>,
-}
-
-/// One kind of credential.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum AuthMethod {
-    /// A JWT in `Authorization: Bearer`.
-    Jwt {
-        /// An https URL, equal to the claim `iss`.
-        issuer: String,
-        /// One of them is in the claim `aud`.
-        audiences: Vec<String>,
-        /// JWS algorithms, none of them symmetric.
-        algorithms: Vec<String>,
-    },
-    /// A key that a binding of the service gave out.
-    ApiKey {
-        /// Where requests carry it.
-        #[serde(default = "key_header")]
-        header: String,
-    },
 }
 
 /// Which requests pass.
@@ -237,10 +211,6 @@ fn node() -> String {
     "node".into()
 }
 
-fn key_header() -> String {
-    "x-api-key".into()
-}
-
 fn default_timeout() -> Timeout {
     Timeout("15s".into(), Duration::from_secs(15))
 }
@@ -279,10 +249,6 @@ pub fn service_schema() -> &'static Value {
 /// So many errors are told at once; more would not be read.
 const MAX_ERRORS: usize = 10;
 
-/// Headers that may end in `key` and carry none of ours, by their beginnings.
-const OTHER_KEYS: [&str; 5] =
-    ["sec-websocket-key", "idempotency-key", "x-gatehouse-", "x-original-", "x-envoy-"];
-
 /// Each name is resolved again and again on each node.
 const MAX_URLS: usize = 200;
 
@@ -309,6 +275,17 @@ impl ServiceFile {
         if broken.is_empty() { Ok(file) } else { Err(InvalidService(broken)) }
     }
 
+    /// All that may prove who sends a request, on whatever route, each with its place in the file.
+    pub fn auth_methods(&self) -> Vec<(String, &AuthMethod)> {
+        let mut found = auth::methods("auth", &self.auth.any, &self.auth.all);
+        for (at, route) in self.routes.iter().enumerate() {
+            if let Some(own) = &route.auth {
+                found.extend(auth::methods(&format!("routes[{at}].auth"), &own.any, &own.all));
+            }
+        }
+        found
+    }
+
     fn broken_rules(&self, upstreams: UpstreamRule) -> Vec<String> {
         let mut broken = Vec::new();
         let mut paths = BTreeSet::new();
@@ -326,14 +303,15 @@ impl ServiceFile {
             }
             broken.extend(path_rule(&format!("{field}.path"), &route.path));
             broken.extend(route.upstream.broken_rules(&format!("{field}.upstream"), upstreams));
-        }
-        for (at, method) in self.auth.any.iter().enumerate() {
-            if let AuthMethod::ApiKey { header } = method
-                && OTHER_KEYS.iter().any(|other| header.starts_with(other))
-            {
-                broken.push(format!("auth.any[{at}].api_key.header: {header} has another meaning"));
+            if let Some(own) = &route.auth {
+                let field = format!("{field}.auth");
+                broken.extend(own.broken_rules(&field, &self.auth));
+                for (at, path) in own.anonymous.iter().enumerate() {
+                    broken.extend(path_rule(&format!("{field}.anonymous[{at}]"), path));
+                }
             }
         }
+        broken.extend(self.auth.broken_rules());
         for (at, path) in self.auth.anonymous.iter().enumerate() {
             broken.extend(path_rule(&format!("auth.anonymous[{at}]"), path));
         }
@@ -489,7 +467,8 @@ mod tests {
             json!(["http://a.test", "https://a.test"]),
             &["urls[1]:", "one scheme"],
         );
-        check("/auth/any/0", json!({"basic": {}}), &["auth.any[0]:", "basic"]);
+        check("/auth/any/0", json!({"magic": {}}), &["auth.any[0]:", "magic"]);
+        check("/auth/any/0", json!({"basic": {}}), &["auth.any[0].basic:", "users"]);
         check(
             "/auth/any/0",
             json!({"api_key": {"header": "X-Key"}}),
@@ -501,6 +480,17 @@ mod tests {
             &["auth.any[0].api_key.header:", "another meaning"],
         );
         check("/auth/any/0/jwt/algorithms", json!(["HS256"]), &["auth.any[0].jwt.algorithms[0]:", "HS256"]);
+        check(
+            "/auth/any/0/jwt/algorithms",
+            json!(["ES256", "RS256"]),
+            &["auth.any[0].jwt.algorithms: of one family", "ES256, RS256"],
+        );
+        check(
+            "/auth/any/0/jwt/sender_constrained",
+            json!("x"),
+            &["auth.any[0].jwt.sender_constrained:", "x"],
+        );
+        check("/routes/0/auth", json!({"anonymous": ["/x"]}), &["routes[0].auth.anonymous[0]:", "replace"]);
         check("/auth/any/0/jwt/audiences", json!([]), &["auth.any[0].jwt.audiences:"]);
         check("/auth/any/0/jwt/issuer", json!("http://id"), &["auth.any[0].jwt.issuer:", "http://id"]);
         check("/auth/anonymous/0", json!("/a/../b"), &["auth.anonymous[0]:"]);

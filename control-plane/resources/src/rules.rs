@@ -46,8 +46,12 @@ pub(crate) fn exists(rule: &str) -> bool {
 
 /// Whether the protos mark the field as a secret (`udpa.annotations.sensitive`).
 pub(crate) fn is_sensitive(field: &FieldDescriptor) -> bool {
-    SENSITIVE.is_set(&field.options())
+    SENSITIVE.is_set(&field.options()) || OUR_SECRETS.contains(&field.full_name())
 }
+
+/// The fields of our own protos that hold secrets, or what one can be guessed by.
+const OUR_SECRETS: [&str; 2] =
+    ["gatehouse.authn.v1.Basic.User.hash", "gatehouse.authn.v1.Introspection.client_secret"];
 
 /// The rules of one message type, without those inside it.
 #[derive(Debug, Default)]

@@ -32,7 +32,8 @@ impl Issuers {
     /// One has no key that can verify; the text names it.
     pub fn new<'a>(sets: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let keys = |(issuer, jwks): (&str, &str)| {
-            let wire = pb::authn::KeySet { name: issuer.to_owned(), jwks: jwks.to_owned() };
+            let wire =
+                pb::authn::KeySet { name: issuer.to_owned(), jwks: jwks.to_owned(), uri: String::new() };
             let set = KeySet::try_from(wire).map_err(|error| error.to_string());
             let keys = set.and_then(Keys::new).map_err(|error| format!("the issuer {issuer}: {error}"))?;
             Ok((issuer.to_owned(), keys))

@@ -37,7 +37,8 @@ pub fn jwks() -> String {
 }
 
 pub fn keys() -> Keys {
-    let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks() }).unwrap();
+    let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks(), uri: String::new() })
+        .unwrap();
     Keys::new(set).unwrap()
 }
 

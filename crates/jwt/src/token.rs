@@ -284,7 +284,8 @@ mod tests {
             };
             jwk["kid"] = json!("k");
             let jwks = json!({"keys": [jwk]}).to_string();
-            let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks }).unwrap();
+            let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks, uri: String::new() })
+                .unwrap();
             let own = Keys::new(set).unwrap();
             let token = signed_by(key, name, "k", &claims());
             let method = Jwt { algorithms: vec![algorithm], ..method() };

@@ -264,6 +264,7 @@ impl Keys {
 
     async fn look(&self, slot: &Slot, looker: &mut Looker) {
         let name = slot.source.name.as_str();
+        slot.record().begin();
         let found = looker.look(&slot.source).await;
         let now = self.0.time.now();
         let share = jitter::share();
@@ -310,7 +311,7 @@ impl Keys {
         if matches!(origin, Origin::File(_)) {
             return;
         }
-        if let Err(error) = self.0.kept.keep(name, &origin.to_string(), set, now) {
+        if let Err(error) = self.0.kept.keep(name, &origin.identity(), set, now) {
             tracing::error!(issuer = name, %error, "keeping the keys for a restart");
         }
     }
@@ -407,7 +408,7 @@ fn begin(
         let set = look::read_file(path).and_then(|text| Set::read(&source.name, &text, None));
         let set = set.map_err(|rule| StartError::File { issuer: issuer(), rule })?;
         record.succeed(now, set, None, jitter::share());
-    } else if let Some((set, age)) = kept.load(&source.name, &source.origin.to_string(), now) {
+    } else if let Some((set, age)) = kept.load(&source.name, &source.origin.identity(), now) {
         record.restore(set, age, now);
     }
     Ok(())

@@ -20,7 +20,7 @@ pub(crate) struct Kept(PathBuf);
 #[serde(deny_unknown_fields)]
 struct Page {
     name: String,
-    /// Where it came from: a set of another place is not the one that operators mean now.
+    /// Where it came from, and what was asked for there: a set of another place is not the one that operators mean now.
     origin: String,
     jwks: String,
     uri: Option<String>,

@@ -79,6 +79,11 @@ impl Record {
         self.good = Some(Good { set: Arc::new(set), taken: now, age });
     }
 
+    /// A look begins. Whoever wants one from now on wants another: this one may have passed by what he waits for.
+    pub(crate) fn begin(&mut self) {
+        self.is_wanted = false;
+    }
+
     /// A look has found a set. `share` is a number from 0 to 1, by chance. Whether it is another set than before.
     pub(crate) fn succeed(&mut self, now: Moment, set: Set, max_age: Option<Duration>, share: f64) -> bool {
         let known = self.good.take().map(|good| good.set);
@@ -108,7 +113,7 @@ impl Record {
         };
         // Whatever the server says: a set is asked for again before it is too old.
         self.wait = wait.min(self.ages.hard / 2);
-        (self.looked, self.failures, self.error, self.is_wanted) = (Some(now), 0, None, false);
+        (self.looked, self.failures, self.error) = (Some(now), 0, None);
     }
 
     /// A look has failed. What was good stays. Whether that is news.
@@ -117,7 +122,7 @@ impl Record {
             FIRST_RETRY.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX));
         self.wait = doubled.min(LONGEST_RETRY).mul_f64(0.5 + share).min(LONGEST_RETRY);
         self.failures = self.failures.saturating_add(1);
-        (self.looked, self.is_wanted) = (Some(now), false);
+        self.looked = Some(now);
         let is_news = self.error.as_ref() != Some(&error);
         self.error = Some(error);
         is_news
@@ -289,11 +294,15 @@ mod tests {
         record.succeed(at(0), set("a"), None, 0.5);
         record.wish(at(10)).unwrap();
         assert_eq!(record.wait(at(10)), secs(0));
+        record.begin();
         record.succeed(at(11), set("a"), None, 0.5);
         assert_eq!(record.wait(at(11)), secs(300), "one look is enough");
         assert_eq!(record.wish(at(20)), Err(secs(20)));
         assert_eq!(record.wait(at(20)), secs(291));
+        record.begin();
         record.wish(at(40)).unwrap();
+        record.succeed(at(41), set("a"), None, 0.5);
+        assert_eq!(record.wait(at(41)), secs(0), "what was on its way when somebody wished may be too old");
     }
 
     #[test]
@@ -301,6 +310,7 @@ mod tests {
         let mut record = Record::new(AGES);
         record.succeed(at(0), set("a"), None, 0.5);
         record.wish(at(0)).unwrap();
+        record.begin();
         record.succeed(at(0), set("a"), None, 0.5);
         let back = |running| Moment { wall: secs(0), running: secs(running) };
         assert_eq!(record.age(back(50)), Some(secs(50)));

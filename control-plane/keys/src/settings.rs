@@ -124,6 +124,21 @@ fn shown(url: &Url) -> String {
 }
 
 impl Origin {
+    /// What it is, as a whole: two that differ in anything are not the same place.
+    pub(crate) fn identity(&self) -> String {
+        let text = match self {
+            Self::File(path) => format!("file {}", path.display()),
+            Self::Url(url) => format!("url {url}"),
+            Self::Discovery(url) => format!("discovery {url}"),
+            Self::Servers { urls, kids } => {
+                let urls: Vec<_> = urls.iter().map(Url::as_str).collect();
+                format!("servers {} {}", urls.join(" "), kids.join(" "))
+            }
+        };
+        // A query may be a secret.
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
     /// All URLs that are known before anything is asked.
     pub(crate) fn urls(&self) -> &[Url] {
         match self {

@@ -360,13 +360,14 @@ impl Broker {
                 return refused(format!("{what}: at most {most} with the plan {plan}, got {has}"));
             }
         }
+        let issuers = self.issuers.borrow().clone();
         for (at, method) in service.auth.any.iter().enumerate() {
             if let AuthMethod::Jwt { issuer, .. } = method
-                && !self.issuers.names().any(|known| known == issuer)
+                && !issuers.names().any(|known| known == issuer)
             {
-                let known = self.issuers.names().collect::<Vec<_>>().join(", ");
+                let known = issuers.names().collect::<Vec<_>>().join(", ");
                 return Err(Answer::bad_request(format!(
-                    "parameters: auth.any[{at}].jwt.issuer: one whose keys the edge has ({known}), got {issuer:?}"
+                    "parameters: auth.any[{at}].jwt.issuer: one that operators have configured ({known}), got {issuer:?}"
                 )));
             }
         }

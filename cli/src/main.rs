@@ -11,6 +11,7 @@ mod drift;
 mod explain;
 mod fleet;
 mod import;
+mod issuers;
 mod jobs;
 mod lines;
 mod operators;
@@ -69,6 +70,8 @@ enum Command {
     Unbind(bind::UnbindArgs),
     /// Show what workers have to do; retry or drop what they have given up
     Jobs(jobs::Args),
+    /// Show whose keys the edge has and how old they are; ask for them early
+    Issuers(issuers::Args),
     /// Show who changed what
     Audit(audit::Args),
     /// Show how names, certificates and distributions differ from what is wanted; mend them
@@ -103,6 +106,7 @@ async fn main() -> ExitCode {
         Command::Bind(args) => bind::bind(args).await,
         Command::Unbind(args) => bind::unbind(args).await,
         Command::Jobs(args) => jobs::run(args).await,
+        Command::Issuers(args) => issuers::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Drift(args) => drift::run(args).await,
         Command::Adopt(args) => adopt::run(args).await,

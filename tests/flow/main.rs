@@ -8,6 +8,7 @@ mod bindings;
 mod client;
 mod cloud;
 mod decisions;
+mod issuers;
 mod jobs;
 mod methods;
 mod onboarding;

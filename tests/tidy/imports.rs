@@ -68,8 +68,19 @@ fn the_imports_are_those_of_the_map() {
 fn the_rules_of_the_map_hold() {
     let imports = actual();
     let sidecars = ["authn", "authz", "ratelimit"];
-    let control_plane =
-        ["model", "broker", "queue", "worker", "store", "context", "templates", "resources", "ads", "app"];
+    let control_plane = [
+        "model",
+        "broker",
+        "queue",
+        "worker",
+        "store",
+        "keys",
+        "context",
+        "templates",
+        "resources",
+        "ads",
+        "app",
+    ];
     for (name, imports) in &imports {
         let is_sidecar = sidecars.contains(&name.as_str());
         for import in imports {

@@ -1,7 +1,6 @@
 //! Flags and files into a checked configuration.
 
 use std::{
-    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -68,9 +67,13 @@ pub(crate) struct Args {
     /// of the fleet
     #[arg(long, global = true, env = "GATEHOUSE_VALIDATE_WITH", value_delimiter = ',')]
     pub(crate) validate_with: Vec<PathBuf>,
-    /// An issuer and the file with its JWK Set: https://id.example.test/=/path/jwks.json
+    /// An issuer, and where its JWK Set is: https://id.example.test/=/path/jwks.json, or =https://…, or the issuer alone
+    /// where OpenID Connect discovery says it
     #[arg(long = "issuer", global = true)]
     pub(crate) issuers: Vec<String>,
+    /// YAML: more of issuers, key servers, and the networks that may be asked for keys
+    #[arg(long = "issuers", global = true, env = "GATEHOUSE_ISSUERS")]
+    pub(crate) issuers_file: Option<PathBuf>,
     /// YAML: the platforms that may order, their secrets' hashes, hosts and quotas; watched
     #[arg(long, global = true, env = "GATEHOUSE_PLATFORMS")]
     pub(crate) platforms: Option<PathBuf>,
@@ -200,6 +203,7 @@ pub(crate) struct Config {
     pub(crate) edge: Edge,
     pub(crate) templates: Folder,
     pub(crate) sources: Vec<Source>,
+    pub(crate) issuers: ::keys::Settings,
     /// Programs.
     pub(crate) validate_with: Vec<PathBuf>,
     pub(crate) platforms: Platforms,
@@ -280,6 +284,7 @@ impl Config {
             edge: edge(args)?,
             templates: args.folder(),
             sources: sources(args)?,
+            issuers: issuers(args)?,
             validate_with: args.validate_with.clone(),
             platforms: platforms(args)?,
             platforms_file: args.platforms.clone(),
@@ -304,7 +309,7 @@ impl Config {
     }
 }
 
-/// The edge's settings, with the keys of its issuers.
+/// The edge's settings.
 pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
     let mut edge = match &args.edge {
         None => Edge::default(),
@@ -322,18 +327,6 @@ pub(crate) fn edge(args: &Args) -> anyhow::Result<Edge> {
         edge.cdn.is_none() || edge.origin_secrets.newest().is_some(),
         "--edge: cdn: needs --origin-secrets, or anybody could say that he came through the CDN"
     );
-    let mut issuers = BTreeMap::new();
-    if args.dev {
-        issuers.insert(dev::ISSUER.to_owned(), dev::issuer(&args.data_dir)?);
-    }
-    for pair in &args.issuers {
-        let (issuer, path) =
-            pair.rsplit_once('=').with_context(|| format!("--issuer: URL=FILE, got {pair:?}"))?;
-        ensure!(issuer.starts_with("https://"), "--issuer: an https URL before the =, got {issuer:?}");
-        let jwks = fs::read_to_string(path).with_context(|| format!("--issuer: reading {path}"))?;
-        issuers.insert(issuer.to_owned(), jwks);
-    }
-    edge.issuers = issuers.into_iter().map(|(issuer, jwks)| crate::edge::Issuer { issuer, jwks }).collect();
     Ok(edge)
 }
 
@@ -365,6 +358,16 @@ pub(crate) fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
     let Some(path) = &args.sources else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("--sources: reading {}", path.display()))?;
     context::read(&text).with_context(|| format!("--sources: {}", path.display()))
+}
+
+/// Whose keys are followed.
+pub(crate) fn issuers(args: &Args) -> anyhow::Result<::keys::Settings> {
+    let read = |path: &PathBuf| {
+        fs::read_to_string(path).with_context(|| format!("--issuers: reading {}", path.display()))
+    };
+    let text = args.issuers_file.as_ref().map(read).transpose()?;
+    let settings = ::keys::Settings::read(&args.issuers, text.as_deref())?;
+    if args.dev { Ok(settings.with_file(dev::ISSUER, dev::issuer(&args.data_dir)?)) } else { Ok(settings) }
 }
 
 fn aws(args: &Args) -> anyhow::Result<Option<AwsSettings>> {

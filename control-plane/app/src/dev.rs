@@ -1,7 +1,7 @@
 //! What only a development machine has: an issuer of tokens whose keys lie in the data folder, so that
 //! `gatehouse token` can mint with them.
 
-use std::{fs, path::Path};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use broker::Credentials;
@@ -16,14 +16,14 @@ use runtime::files;
 /// The claim `iss` of the local issuer's tokens.
 pub(crate) const ISSUER: &str = "https://id.example.test/";
 
-/// The local issuer's JWK Set; its keys are made on the first call.
-pub(crate) fn issuer(data_dir: &Path) -> anyhow::Result<String> {
+/// The file with the local issuer's JWK Set; its keys are made on the first call.
+pub(crate) fn issuer(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let folder = data_dir.join("dev-issuer");
     let jwks = folder.join("jwks.json");
     if !jwks.exists() {
         create(&folder, &jwks).context("making the keys of the local issuer")?;
     }
-    fs::read_to_string(&jwks).with_context(|| format!("reading {}", jwks.display()))
+    Ok(jwks)
 }
 
 /// The JWK Set comes last: where it is, the keys are too.

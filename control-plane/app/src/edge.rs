@@ -55,9 +55,6 @@ pub(crate) struct Edge {
     /// What shows that a request came through the CDN, the newest first. From `--origin-secrets`, not from the file.
     #[serde(skip_deserializing)]
     pub(crate) origin_secrets: OriginSecrets,
-    /// From `--issuer`, not from the file.
-    #[serde(skip_deserializing)]
-    pub(crate) issuers: Vec<Issuer>,
 }
 
 /// What a request must carry to have come through the CDN: two while one is replaced.
@@ -185,13 +182,6 @@ pub(crate) struct Flood {
     pub(crate) total_burst: u32,
 }
 
-/// An issuer of tokens and its public keys.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Issuer {
-    pub(crate) issuer: String,
-    pub(crate) jwks: String,
-}
-
 /// For clients of REST-JSON (`ApiConfigSource`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -254,7 +244,6 @@ impl Default for Edge {
             bootstrap_clusters: BTreeSet::new(),
             guard: Guard::default(),
             origin_secrets: OriginSecrets::default(),
-            issuers: Vec::new(),
         }
     }
 }

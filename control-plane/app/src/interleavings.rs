@@ -139,7 +139,7 @@ impl Bench {
             faults: faults.clone(),
             upstreams: UpstreamRule::LoopbackAllowed,
             plans: [Plan::Standard].into(),
-            issuers: Arc::new(Issuers::default()),
+            issuers: watch::channel(Arc::new(Issuers::default())).1,
             edge: Arc::default(),
         };
         let worker = Worker {

@@ -10,6 +10,7 @@ mod folder;
 mod followed;
 #[cfg(test)]
 mod interleavings;
+mod issuers;
 mod items;
 mod keys;
 mod listener;

@@ -6,6 +6,7 @@
 mod context;
 mod controls;
 mod drift;
+mod issuers;
 mod jobs;
 mod nodes;
 mod resources;
@@ -15,6 +16,7 @@ mod status;
 use std::sync::{Arc, Mutex};
 
 use ::context::Sources;
+use ::keys::Keys;
 use ::resources::History;
 use ads::Hub;
 use axum::{
@@ -48,7 +50,9 @@ pub(crate) struct Operators {
     pub(crate) contexts: Option<watch::Receiver<Arc<Context>>>,
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) platforms: watch::Receiver<Arc<Platforms>>,
-    pub(crate) issuers: Arc<Issuers>,
+    pub(crate) issuers: watch::Receiver<Arc<Issuers>>,
+    /// What follows their keys.
+    pub(crate) keys: Keys,
     /// Names and tokens of those who may decide.
     pub(crate) people: Arc<Vec<Credentials>>,
     pub(crate) group: String,
@@ -73,6 +77,8 @@ impl Operators {
             .route("/api/jobs/{id}/drop", post(jobs::discard))
             .route("/api/audit", get(services::audit))
             .route("/api/drift", get(drift::last).post(drift::look))
+            .route("/api/issuers", get(self::issuers::list))
+            .route("/api/issuers/refresh", post(self::issuers::refresh))
             .route("/api/services/{id}/adopt", post(drift::adopt))
             .route("/api/services/{id}/purge", post(services::purge))
             .route("/v2/service_instances", get(services::list))

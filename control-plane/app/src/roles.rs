@@ -28,6 +28,7 @@ use crate::{
     engines::{self, Engines, Providers},
     folder,
     followed::{self, Followed},
+    issuers::FollowedKeys,
     listener,
     operators::Operators,
     publisher::{self, Publisher, SharedFaults},
@@ -74,7 +75,8 @@ impl App {
         let hub = Arc::new(Hub::new(vec![config.edge.group()], &replica, Limits::default(), metrics));
         let faults = SharedFaults::new();
         let said = Said::follow(&config, &mut tasks)?;
-        let issuers = Arc::new(new_issuers(&config).context("--issuer")?);
+        let followed = FollowedKeys::start(&config, &mut registry, &mut tasks).await?;
+        let issuers = followed.issuers(&mut tasks);
         let router = broker_router(&config, &store, &said, &issuers);
         let reconciler = if config.roles.worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
@@ -100,9 +102,9 @@ impl App {
                 .await
                 .with_context(|| kept.display().to_string())?;
             tasks.spawn(follow_sources);
-            let (contexts, follow) = context::follow(store.clone(), group.clone(), found.values())
-                .await
-                .context("reading the store")?;
+            let values = followed.values(found.values(), &mut tasks);
+            let (contexts, follow) =
+                context::follow(store.clone(), group.clone(), values).await.context("reading the store")?;
             (sources, seen) = (Some(found), Some(contexts.clone()));
             tasks.spawn(follow);
             let templates = folder::watch(config.templates.path.as_deref())?;
@@ -140,6 +142,7 @@ impl App {
             history,
             platforms: said.platforms,
             issuers,
+            keys: followed.0,
             people: Arc::new(config.operators),
             group,
             reconciler,
@@ -201,7 +204,12 @@ impl Said {
 }
 
 /// Nothing, where this process is no broker.
-fn broker_router(config: &Config, store: &Arc<dyn Store>, said: &Said, issuers: &Arc<Issuers>) -> Router {
+fn broker_router(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    said: &Said,
+    issuers: &watch::Receiver<Arc<Issuers>>,
+) -> Router {
     if !config.roles.broker {
         return Router::new();
     }
@@ -215,11 +223,6 @@ fn broker_router(config: &Config, store: &Arc<dyn Store>, said: &Said, issuers: 
         edge: Arc::new(config.edge.facts()),
     };
     broker.router()
-}
-
-fn new_issuers(config: &Config) -> anyhow::Result<Issuers> {
-    let sets = config.edge.issuers.iter().map(|known| (known.issuer.as_str(), known.jwks.as_str()));
-    Issuers::new(sets).map_err(anyhow::Error::msg)
 }
 
 fn new_metrics(registry: &mut Registry) -> (Metrics, publisher::Metrics) {

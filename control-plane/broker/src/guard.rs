@@ -166,8 +166,8 @@ async fn told(response: Response) -> Response {
 /// Who asks, or what it is told.
 fn admitted(broker: &Broker, headers: &HeaderMap) -> Result<Asking, Box<Response>> {
     let platforms = broker.platforms.borrow();
-    let Some(SignedIn { platform, tenants, subject }) = authorized(headers, &platforms, &broker.issuers)
-    else {
+    let issuers = broker.issuers.borrow().clone();
+    let Some(SignedIn { platform, tenants, subject }) = authorized(headers, &platforms, &issuers) else {
         let refusal = Answer::refused(StatusCode::UNAUTHORIZED, "credentials of a platform are needed");
         let mut response = refusal.into_response();
         let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\", Bearer realm=\"gatehouse\"";

@@ -376,7 +376,7 @@ impl Broker {
             Err(format!("{place}.{field}: one {what} ({}), got {got:?}", known.join(", ")))
         };
         let with_keys = |field: &str, got: &str| {
-            one_of(self.issuers.names().collect(), field, "whose keys the edge has", got)
+            one_of(self.issuers.borrow().names().collect(), field, "that operators have configured", got)
         };
         match method {
             AuthMethod::Jwt { token, sender_constrained } => {

@@ -1,23 +1,22 @@
-//! Issuers of tokens whose keys are here: services may trust them, and platforms may sign in with what they sign.
+//! Issuers of tokens that operators have configured: services may trust them, and platforms may sign in with what they sign
+//! while their keys are here.
 
 use std::{
     collections::BTreeMap,
     fmt,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use api::{
-    authn::{Algorithm, Jwt},
-    key_set::KeySet,
-    pb,
-};
+use api::authn::{Algorithm, Jwt};
 use jwt::Keys;
 use model::platforms::Platforms;
 use serde_json::{Map, Value};
 
-/// Issuers, and their keys.
+/// Issuers, and the keys of those that have some now. One without keys is known all the same: it is away, or was since
+/// the start, and a service that trusts it is no mistake.
 #[derive(Default)]
-pub struct Issuers(BTreeMap<String, Keys>);
+pub struct Issuers(BTreeMap<String, Option<Arc<Keys>>>);
 
 impl fmt::Debug for Issuers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,21 +24,13 @@ impl fmt::Debug for Issuers {
     }
 }
 
-impl Issuers {
-    /// Of issuers and their JWK Sets.
-    ///
-    /// # Errors
-    /// One has no key that can verify; the text names it.
-    pub fn new<'a>(sets: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
-        let keys = |(issuer, jwks): (&str, &str)| {
-            let wire = pb::authn::KeySet { name: issuer.to_owned(), jwks: jwks.to_owned() };
-            let set = KeySet::try_from(wire).map_err(|error| error.to_string());
-            let keys = set.and_then(Keys::new).map_err(|error| format!("the issuer {issuer}: {error}"))?;
-            Ok((issuer.to_owned(), keys))
-        };
-        Ok(Self(sets.into_iter().map(keys).collect::<Result<_, String>>()?))
+impl<'a> FromIterator<(&'a str, Option<Arc<Keys>>)> for Issuers {
+    fn from_iter<I: IntoIterator<Item = (&'a str, Option<Arc<Keys>>)>>(all: I) -> Self {
+        Self(all.into_iter().map(|(issuer, keys)| (issuer.to_owned(), keys)).collect())
     }
+}
 
+impl Issuers {
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -62,7 +53,7 @@ impl Issuers {
                 tenant_claim: None,
                 groups_claim: None,
             };
-            jwt::verify(token, &[&method], |issuer| self.0.get(issuer), now).ok()?;
+            jwt::verify(token, &[&method], |issuer| self.0.get(issuer)?.as_deref(), now).ok()?;
             let claims = jwt::claims_of(token);
             rule.claims.iter().all(|(name, value)| claims.get(name) == Some(value)).then_some((name, claims))
         })

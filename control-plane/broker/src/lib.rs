@@ -41,8 +41,9 @@ pub struct Broker {
     pub upstreams: UpstreamRule,
     /// Those that can be ordered here.
     pub plans: Arc<[Plan]>,
-    /// Issuers whose keys are here, and on the fleet. A service that trusts another one could never let anybody in.
-    pub issuers: Arc<Issuers>,
+    /// Issuers whose keys are followed, here and for the fleet. A service that trusts another one could never let anybody
+    /// in.
+    pub issuers: watch::Receiver<Arc<Issuers>>,
     /// What else the fleet can check credentials with.
     pub edge: Arc<EdgeFacts>,
 }

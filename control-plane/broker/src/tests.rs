@@ -6,7 +6,7 @@ use axum::{
     http::{Method, Request as HttpRequest, Response, StatusCode},
 };
 use http_body_util::BodyExt as _;
-use jwt::testing::{ISSUER, jwks};
+use jwt::testing::{ISSUER, keys};
 use model::{
     SecretHash,
     instance::{Instance, OperationState},
@@ -27,6 +27,7 @@ struct Bench {
     store: Arc<SqliteStore>,
     platforms: watch::Sender<Arc<Platforms>>,
     faults: watch::Sender<Arc<Faults>>,
+    issuers: watch::Sender<Arc<Issuers>>,
     _folder: tempfile::TempDir,
 }
 
@@ -44,16 +45,17 @@ fn bench_with(platforms: Platforms, plans: &[Plan]) -> Bench {
     let store = Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap());
     let (sender, platforms) = watch::channel(Arc::new(platforms));
     let faults = watch::Sender::default();
+    let issuers = watch::Sender::new(Arc::new(Issuers::from_iter([(ISSUER, Some(Arc::new(keys())))])));
     let broker = Broker {
         store: store.clone(),
         platforms,
         faults: faults.subscribe(),
         upstreams: UpstreamRule::LoopbackAllowed,
         plans: plans.into(),
-        issuers: Arc::new(Issuers::new([(ISSUER, jwks().as_str())]).unwrap()),
+        issuers: issuers.subscribe(),
         edge: Arc::default(),
     };
-    Bench { router: broker.router(), store, platforms: sender, faults, _folder: folder }
+    Bench { router: broker.router(), store, platforms: sender, faults, issuers, _folder: folder }
 }
 
 fn parameters() -> Value {
@@ -255,7 +257,7 @@ async fn bad_input_is_told_with_its_field_and_changes_nothing() {
     let (status, answer) = bench.send(Method::PUT, PUT, &unknown_issuer).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(
-        answer["description"].as_str().unwrap().contains("auth.any[0].jwt.issuer: one whose keys"),
+        answer["description"].as_str().unwrap().contains("auth.any[0].jwt.issuer: one that operators"),
         "{answer}"
     );
     assert_eq!(

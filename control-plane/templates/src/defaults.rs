@@ -21,3 +21,32 @@ defaults![
     "unknown_hosts.yaml",
     "virtual_hosts.yaml",
 ];
+
+#[cfg(test)]
+mod tests {
+    use minijinja::{context, value::Serde};
+    use serde_json::{Value, json};
+
+    use crate::{ForEach, Templates};
+
+    #[test]
+    fn the_keys_of_issuers_are_the_edges_alone() {
+        let templates = Templates::load(None).unwrap();
+        let sources = ["issuers".to_owned()].into();
+        assert!(templates.reads(&ForEach::Edge, &sources));
+        assert!(!templates.reads(&ForEach::Service, &sources), "a rotation renders no service anew");
+        let issuers = json!([
+            {"issuer": "https://a.test/", "jwks": "{\"keys\":[]}", "uri": "https://a.test/jwks"},
+            {"issuer": "https://b.test/", "jwks": "{}", "uri": null},
+        ]);
+        let scope = context! { context => context! { issuers => Serde(&issuers) } };
+        let name = "authn_key_sets.yaml";
+        let document = templates.render(name, &templates.headers[name], None, &scope).unwrap();
+        let rendered: Value = serde_norway::from_str(&document.text).unwrap();
+        let sets = json!([
+            {"name": "https://a.test/", "jwks": "{\"keys\":[]}", "uri": "https://a.test/jwks"},
+            {"name": "https://b.test/", "jwks": "{}"},
+        ]);
+        assert_eq!(rendered["resources"], sets);
+    }
+}

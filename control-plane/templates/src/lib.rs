@@ -513,7 +513,7 @@ mod tests {
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
         let edge = json!({
-            "group": "edge", "issuers": [], "run_dir": "/run", "access_log_module": null, "proxy_protocol": false, "mtls": null, "introspection": [],
+            "group": "edge", "run_dir": "/run", "access_log_module": null, "proxy_protocol": false, "mtls": null, "introspection": [],
             "http": {"address": "::", "port": 1}, "https": null, "cdn": null, "internal": null,
             "flood": {"total_burst": 1, "total_per_second": 1, "address_burst": 1, "address_per_second": 1},
             "rest": {"cluster": "xds", "refresh_delay": "5s", "request_timeout": "1s"},

@@ -11,6 +11,8 @@ pub struct KeySet {
     pub issuer: String,
     /// Never empty.
     pub keys: Vec<Key>,
+    /// Where the set may be fetched, if that is anywhere: an https URL.
+    pub uri: Option<String>,
 }
 
 /// A key, with the algorithms that it may verify: never more than one family.
@@ -25,9 +27,11 @@ pub struct Key {
 }
 
 /// An issuer rotates among a few; a set beyond this is a mistake or an attack.
-const MAX_KEYS: usize = 64;
+pub const MAX_KEYS: usize = 64;
 /// 256 KiB holds 64 keys of any size.
-const MAX_BYTES: usize = 256 * 1024;
+pub const MAX_BYTES: usize = 256 * 1024;
+/// Longer ones are refused by proxies and servers.
+const MAX_URI_BYTES: usize = 2048;
 
 impl TryFrom<pb::authn::KeySet> for KeySet {
     type Error = Invalid;
@@ -39,6 +43,10 @@ impl TryFrom<pb::authn::KeySet> for KeySet {
         if wire.jwks.len() > MAX_BYTES {
             return Err(Invalid::new("jwks", wire.jwks.len(), "at most 262144 bytes"));
         }
+        let uri = (!wire.uri.is_empty()).then_some(wire.uri);
+        if let Some(uri) = uri.as_ref().filter(|uri| !is_place(uri)) {
+            return Err(Invalid::new("uri", uri, "an https URL of at most 2048 visible ASCII characters"));
+        }
         let set: JwkSet = serde_json::from_str(&wire.jwks)
             .map_err(|error| Invalid::new("jwks", &wire.jwks, format!("a JWK Set ({error})")))?;
         if set.keys.len() > MAX_KEYS {
@@ -48,14 +56,22 @@ impl TryFrom<pb::authn::KeySet> for KeySet {
         if keys.is_empty() {
             return Err(Invalid::new("jwks.keys", &wire.jwks, "at least one public key for signatures"));
         }
-        Ok(Self { issuer: wire.name, keys })
+        Ok(Self { issuer: wire.name, keys, uri })
     }
 }
 
 /// A key that somebody brings along, to prove that it is theirs. `None` when it may not verify.
 pub fn of_one(jwk: serde_json::Value) -> Option<KeySet> {
     let key = usable(serde_json::from_value(jwk).ok()?)?;
-    Some(KeySet { issuer: String::new(), keys: vec![key] })
+    Some(KeySet { issuer: String::new(), keys: vec![key], uri: None })
+}
+
+/// Whoever fetches it checks again where it leads.
+fn is_place(uri: &str) -> bool {
+    let after = uri.strip_prefix("https://").unwrap_or_default();
+    uri.len() <= MAX_URI_BYTES
+        && after.starts_with(|first: char| first != '/')
+        && uri.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A key that may verify, or `None`: for encryption, symmetric, of an unknown type, or contradictory.
@@ -109,7 +125,29 @@ mod tests {
 
     fn read(keys: &str) -> Result<KeySet, Invalid> {
         let name = "https://id.example.test/".to_owned();
-        KeySet::try_from(pb::authn::KeySet { name, jwks: format!("{{\"keys\":[{keys}]}}") })
+        KeySet::try_from(pb::authn::KeySet {
+            name,
+            jwks: format!("{{\"keys\":[{keys}]}}"),
+            uri: String::new(),
+        })
+    }
+
+    #[test]
+    fn a_place_to_fetch_from_is_an_https_url_or_none() {
+        let of = |uri: &str| {
+            let jwks = format!("{{\"keys\":[{}]}}", p256(""));
+            let name = "https://id.example.test/".to_owned();
+            KeySet::try_from(pb::authn::KeySet { name, jwks, uri: uri.to_owned() }).map(|set| set.uri)
+        };
+        assert_eq!(of("").unwrap(), None);
+        let good = "https://id.example.test/jwks.json";
+        assert_eq!(of(good).unwrap().as_deref(), Some(good));
+        for bad in ["http://id.example.test/", "https://", "https:///x", "file:///etc/passwd", "https://a b"]
+        {
+            let error = of(bad).unwrap_err().to_string();
+            assert!(error.starts_with("uri: "), "{bad}: {error}");
+        }
+        assert!(of(&format!("https://id.example.test/{}", "x".repeat(2048))).is_err());
     }
 
     fn p256(extra: &str) -> String {

@@ -2,6 +2,7 @@
 //! in with them. Pure: a token, an issuer's keys, and the time.
 
 mod keys;
+pub mod pem;
 mod token;
 
 mod asap;

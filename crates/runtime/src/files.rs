@@ -86,3 +86,18 @@ pub fn replace(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     fs::rename(&unfinished, path)?;
     fs::File::open(folder_of(path))?.sync_all()
 }
+
+/// Bytes before what is kept with [`replace_checked`].
+const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
+
+/// Writes a file as [`replace`] does, with a BLAKE3 checksum before its body.
+pub fn replace_checked(path: &Path, body: &[u8]) -> io::Result<()> {
+    replace(path, &[blake3::hash(body).as_bytes(), body])
+}
+
+/// The body of such a file. `None` when it is cut short or changed.
+pub fn read_checked(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let bytes = fs::read(path)?;
+    let Some((checksum, body)) = bytes.split_at_checked(CHECKSUM_BYTES) else { return Ok(None) };
+    Ok((blake3::hash(body).as_bytes() == checksum).then(|| body.to_vec()))
+}

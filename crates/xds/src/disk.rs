@@ -20,8 +20,6 @@ pub struct LastGood {
     folder: PathBuf,
 }
 
-const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
-
 impl LastGood {
     /// Makes the folder, readable by its owner only, where it is not there yet.
     pub fn open(folder: &Path) -> io::Result<Self> {
@@ -55,8 +53,7 @@ impl LastGood {
         let path = self.path(kind, &resource.name);
         let folder = self.folder.join(kind.label());
         files::private_folder(&folder)?;
-        let body = resource.encode_to_vec();
-        files::replace(&path, &[blake3::hash(&body).as_bytes(), &body])
+        files::replace_checked(&path, &resource.encode_to_vec())
     }
 
     /// Forgets a resource, if it was there.
@@ -78,12 +75,7 @@ fn read(path: &Path) -> io::Result<Option<Resource>> {
     if path.extension().is_none_or(|extension| extension != "pb") {
         return Ok(None);
     }
-    let bytes = fs::read(path)?;
-    let Some((checksum, body)) = bytes.split_at_checked(CHECKSUM_BYTES) else { return Ok(None) };
-    if blake3::hash(body).as_bytes() != checksum {
-        return Ok(None);
-    }
-    Ok(Resource::decode(body).ok())
+    Ok(files::read_checked(path)?.and_then(|body| Resource::decode(body.as_slice()).ok()))
 }
 
 #[cfg(test)]

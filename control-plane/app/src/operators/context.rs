@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Operators, refusal};
+use crate::issuers::with_keys;
 
 /// A node, as its bootstrap describes it, and how it asks.
 #[derive(Debug, Deserialize)]
@@ -32,6 +33,8 @@ pub(super) async fn context(State(operators): State<Operators>) -> Response {
     let services = context.services.values().filter(|service| service.group == operators.group);
     let services: Vec<_> = services.map(|service| redacted(service)).collect();
     let values = operators.sources.as_ref().map(Sources::shown).unwrap_or_default();
+    // Public keys, which a render elsewhere needs too.
+    let values = with_keys(values, &operators.keys.sets().borrow());
     Json(json!({ "context": values, "services": services })).into_response()
 }
 

@@ -15,7 +15,8 @@ use super::{Operators, store_is_away, unauthorized};
 
 pub(super) async fn status(State(operators): State<Operators>, headers: HeaderMap) -> Response {
     let platforms = operators.platforms.borrow().clone();
-    let platform = broker::authorized(&headers, &platforms, &operators.issuers);
+    let issuers = operators.issuers.borrow().clone();
+    let platform = broker::authorized(&headers, &platforms, &issuers);
     if platform.is_none() && operators.operator(&headers).is_none() {
         let challenge = "Basic realm=\"gatehouse\", charset=\"UTF-8\", Bearer realm=\"gatehouse\"";
         return unauthorized(challenge, "credentials of a platform or the token of an operator are needed");

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use ::keys::{Keys, State};
 use ads::node_facts;
 use anyhow::{Context as _, bail, ensure};
 use api::ResourceType;
@@ -21,12 +22,14 @@ use model::{
 };
 use prometheus_client::registry::Registry;
 use resources::Resource;
+use runtime::SystemClock;
 use serde::Deserialize;
 use serde_json::Value;
 use templates::{Scope, Templates};
 
 use crate::{
     config::{self, Args},
+    issuers::with_keys,
     items::Lists,
     variant::{Input, Settings, Variant},
 };
@@ -190,7 +193,17 @@ async fn fetched(args: &Args) -> anyhow::Result<Arc<Values>> {
         bail!("--sources: {name}: {error}");
     }
     let values = sources.values().borrow().clone();
-    Ok(values)
+    let folder = tempfile::tempdir()?;
+    let (keys, _follow) =
+        Keys::start(config::issuers(args)?, folder.path(), Arc::new(SystemClock), &mut Registry::default())
+            .await
+            .context("the keys of issuers")?;
+    let failed = keys.all().into_iter().find(|state| state.state != State::Fresh);
+    if let Some(state) = failed {
+        bail!("--issuer: {}: {}", state.issuer, state.last_error.as_deref().unwrap_or("no answer yet"));
+    }
+    let sets = keys.sets().borrow().clone();
+    Ok(Arc::new(with_keys(Values::clone(&values), &sets)))
 }
 
 /// A YAML file. What is wrong in it is told with its name.

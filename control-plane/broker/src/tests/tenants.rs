@@ -118,6 +118,36 @@ async fn a_token_of_a_platforms_issuer_is_as_good_as_a_secret() {
     assert_eq!(by.subject.as_deref(), Some("repo:acme/shop"));
 }
 
+/// Keys come and go with the issuer; that it is configured does not.
+#[tokio::test]
+async fn an_issuer_without_keys_is_known_and_signs_nobody_in() {
+    let bench = bench();
+    let platforms = json!({"platforms": {"ci": {
+        "secrets": [SecretHash::of("secret", [7; 32]).to_string()],
+        "tokens": {"issuer": ISSUER, "audience": "gatehouse", "claims": {"owner": "acme"}},
+        "hosts": [{"name": "*.example.test"}],
+    }}});
+    bench.platforms.send_replace(Arc::new(serde_json::from_value(platforms).unwrap()));
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let claims = json!({"iss": ISSUER, "sub": "s", "aud": "gatehouse", "exp": now + 60, "owner": "acme"});
+    let token = jwt::testing::token(&jwt::testing::header(), &claims);
+    let ask = async |authorization: String| {
+        let mut request = request(Method::PUT, PUT, &body());
+        request.headers_mut().insert("authorization", authorization.parse().unwrap());
+        bench.raw(request).await.status().as_u16()
+    };
+    let basic = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, "ci:secret");
+    bench.issuers.send_replace(Arc::new(Issuers::from_iter([(ISSUER, None)])));
+    assert_eq!(ask(format!("Bearer {token}")).await, 401);
+    assert_eq!(ask(format!("Basic {basic}")).await, 202, "a service may trust an issuer that is away");
+    bench
+        .issuers
+        .send_replace(Arc::new(Issuers::from_iter([(ISSUER, Some(Arc::new(jwt::testing::keys())))])));
+    assert_eq!(ask(format!("Bearer {token}")).await, 202);
+    bench.issuers.send_replace(Arc::default());
+    assert_eq!(ask(format!("Basic {basic}")).await, 400, "and no issuer that nobody configured");
+}
+
 #[tokio::test]
 async fn a_secret_can_be_replaced_while_both_are_good() {
     let bench = bounded();

@@ -84,6 +84,8 @@ struct Raw {
 
 /// More is a sign that one source should hold a list.
 const MAX_SOURCES: usize = 64;
+/// Names of the context that no source has: the control plane itself says what they are.
+const RESERVED: [&str; 2] = ["issuers", "key_servers"];
 const INTERVAL: Duration = Duration::from_secs(30);
 /// A source that is asked more often is asked for nothing but load.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -114,6 +116,10 @@ impl Source {
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         if !is_word {
             let what = "lower-case letters, digits and _, beginning with a letter";
+            return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
+        }
+        if RESERVED.contains(&name.as_str()) {
+            let what = format!("none of {}, which the keys of issuers have", RESERVED.join(", "));
             return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
         }
         let span = |field: &str, text: &Option<String>, default: Duration| match text {

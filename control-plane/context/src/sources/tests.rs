@@ -29,6 +29,11 @@ fn refusal(yaml: &str) -> String {
 fn a_source_that_cannot_be_is_refused_with_field_rule_and_value() {
     for (yaml, words) in [
         ("sources: {Hosts: {inline: []}}", "sources: a name is lower-case letters, digits and _"),
+        (
+            "sources: {issuers: {inline: []}}",
+            "sources: a name is none of issuers, key_servers, which the keys",
+        ),
+        ("sources: {key_servers: {inline: []}}", "sources: a name is none of"),
         ("sources: {a: {}}", "sources.a.file: exactly one of file, http, s3 and inline"),
         ("sources: {a: {file: x, inline: {}}}", "sources.a.file: exactly one of"),
         ("sources: {a: {http: 'ftp://x'}}", "sources.a.http: an http or https URL"),

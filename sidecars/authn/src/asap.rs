@@ -4,8 +4,9 @@ use api::authn::Asap;
 use jwt::InvalidToken;
 
 use crate::{
-    jwt::{bearer, identity},
-    method::{Credential, Method, Outcome, Place, Proven, Stop},
+    jwt::{bearer, by_keys, identity},
+    learned::From,
+    method::{Credential, Method, Outcome, Place, Stop},
     state::Snapshot,
 };
 
@@ -19,21 +20,22 @@ impl Method for Asap {
             Ok(token) => token,
             Err(why) => return Outcome::NotMine(why.text()),
         };
-        match token.asap_key_id(self) {
-            Ok(_) => {}
+        let id = match token.asap_key_id(self) {
+            Ok(id) => id,
             Err(InvalidToken::Issuer) => return Outcome::NotMine(InvalidToken::Issuer.text()),
             Err(why) => return Outcome::Bad(why.into()),
-        }
-        let Some(keys) = state.keys.get(&*self.key_server) else {
+        };
+        let Some(server) = state.keys.get(&*self.key_server) else {
             return Outcome::Bad(Stop::Fault("the keys of the key server are not here"));
         };
-        match token.verify_asap(self, keys, now) {
-            Ok(verified) => {
-                let identity = identity("asap", &verified, verified.issuer.as_str().into());
-                Outcome::Good(Proven::by_token(identity, &verified, keys))
-            }
-            Err(why) => Outcome::Bad(why.into()),
-        }
+        let urls = server.servers.clone();
+        let from = (!urls.is_empty()).then(|| From::Servers { id: id.to_owned(), urls });
+        // No URL holds a space.
+        let name = format!("{} {id}", self.key_server);
+        by_keys(&name, &server.keys, from, state, now, |keys| {
+            let verified = token.verify_asap(self, keys, now)?;
+            Ok((identity("asap", &verified, verified.issuer.as_str().into()), verified))
+        })
     }
 
     fn challenge(&self, error: Option<&str>) -> String {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use api::authn::Jwt;
-use jwt::{InvalidToken, Verified};
+use jwt::{InvalidToken, Keys, Verified};
 
 use crate::{
     identity::{Identity, Texts},
+    learned::{From, Wanted},
     method::{Credential, Method, Outcome, Place, Proven, Stop},
     state::Snapshot,
+    work::Work,
 };
 
 impl Method for Jwt {
@@ -40,14 +42,40 @@ pub(crate) fn verify(
     if *method.issuer != *token.issuer() {
         return Outcome::NotMine(InvalidToken::Issuer.text());
     }
-    let Some(keys) = state.keys.get(&*method.issuer) else {
+    let Some(issuer) = state.keys.get(&*method.issuer) else {
         return Outcome::Bad(Stop::Fault("the keys of the token's issuer are not here"));
     };
-    match token.verify(method, keys, now) {
-        Ok(verified) => {
-            let identity = identity(name, &verified, method.issuer.clone());
-            Outcome::Good(Proven::by_token(identity, &verified, keys))
+    let from = issuer.uri.clone().map(From::Set);
+    by_keys(&method.issuer, &issuer.keys, from, state, now, |keys| {
+        let verified = token.verify(method, keys, now)?;
+        Ok((identity(name, &verified, method.issuer.clone()), verified))
+    })
+}
+
+/// Whether some key has signed a token: of those that the control plane has sent, else of those that were fetched in
+/// need, else of those that can be.
+pub(crate) fn by_keys(
+    name: &str,
+    sent: &Arc<Keys>,
+    from: Option<From>,
+    state: &Snapshot,
+    now: f64,
+    verify: impl Fn(&Keys) -> Result<(Identity, Verified), InvalidToken>,
+) -> Outcome {
+    let good = |keys: &Arc<Keys>| {
+        verify(keys).map(|(identity, token)| Outcome::Good(Proven::by_token(identity, &token, keys)))
+    };
+    let mut result = good(sent);
+    if matches!(result, Err(InvalidToken::UnknownKey)) {
+        if let Some(from) = from.filter(|_| state.learned.could_look(name, now)) {
+            return Outcome::Wait(Work::Keys(Wanted { name: name.to_owned(), from }));
         }
+        if let Some(keys) = state.learned.keys(name, now) {
+            result = good(&keys);
+        }
+    }
+    match result {
+        Ok(good) => good,
         // Another method may take the issuer's other keys.
         Err(why @ InvalidToken::Algorithm) => Outcome::NotMine(why.text()),
         Err(why) => Outcome::Bad(why.into()),

@@ -2,9 +2,11 @@
 
 mod decide;
 
+mod bucket;
 mod cache;
 mod credentials;
 mod identity;
+mod learned;
 mod method;
 mod policy;
 mod replays;

@@ -1,11 +1,12 @@
 //! `gatehouse-authn`: tells Envoy who sends a request.
 
-use std::sync::Arc;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use api::Role;
 use authn::{AuthnService, Follower, Metrics, State, Tokens};
 use clap::Parser;
+use fetch::{Allowed, Fetcher, Network};
 use mimalloc::MiMalloc;
 use prometheus_client::registry::Registry;
 use runtime::{SystemClock, telemetry};
@@ -18,6 +19,12 @@ use tonic::transport::Server;
 struct Args {
     #[command(flatten)]
     settings: Settings,
+    /// A network (CIDR) inside of which issuers and key servers may be asked; others than public ones are refused
+    #[arg(long = "allow-network", env = "GATEHOUSE_ALLOW_NETWORKS", value_delimiter = ',')]
+    allowed: Vec<Network>,
+    /// PEM: CAs that they may have their certificates from, beside the system's
+    #[arg(long, env = "GATEHOUSE_FETCH_CA")]
+    fetch_ca: Option<PathBuf>,
 }
 
 /// An answer is some forty small allocations.
@@ -26,15 +33,17 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { settings } = Args::parse();
+    let Args { settings, allowed, fetch_ca } = Args::parse();
     telemetry::init(&settings.log);
     let (mut registry, metrics, state) =
         (Registry::default(), Metrics::default(), Arc::new(State::default()));
     metrics.register(&mut registry);
+    let ca = fetch_ca.map(|path| fs::read(&path).with_context(|| format!("--fetch-ca: reading {}", path.display())));
+    let fetcher = Fetcher::new(Allowed::new(allowed), ca.transpose()?.as_deref()).context("--fetch-ca")?;
     let follower = Follower::new(Arc::clone(&state));
     let process = Process::start(&settings, Role::Authn, &authn::KINDS, follower, registry).await?;
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).context("the system gives no random bytes")?;
-    let service = AuthnService::new(state, Tokens::new(secret), Arc::new(SystemClock), metrics);
+    let service = AuthnService::new(state, Tokens::new(secret), fetcher, Arc::new(SystemClock), metrics);
     process.serve(Server::builder().add_service(service.into_server())).await
 }

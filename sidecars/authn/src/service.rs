@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse,
     authorization_server::{Authorization, AuthorizationServer},
 };
+use fetch::Fetcher;
 use runtime::Clock;
 use sidecar::ext_authz::{Decision, Facts};
 use tonic::{Request, Response, Status};
@@ -38,10 +39,16 @@ const LONGEST: Duration = Duration::from_millis(200);
 const MAX_WAITS: usize = 4;
 
 impl AuthnService {
-    /// Reads this state and this clock, and remembers tokens.
-    pub fn new(state: Arc<State>, tokens: Tokens, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
+    /// Reads this state and this clock, remembers tokens, and asks others by this fetcher.
+    pub fn new(
+        state: Arc<State>,
+        tokens: Tokens,
+        fetcher: Fetcher,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Self {
         let tokens = Arc::new(tokens);
-        let works = Arc::new(Works::new(tokens.clone()));
+        let works = Arc::new(Works::new(tokens.clone(), state.load().learned.clone(), fetcher));
         Self { state, tokens, replays: Replays::default(), works, clock, metrics }
     }
 
@@ -61,7 +68,8 @@ impl AuthnService {
                     Verdict::Wait(pending) => pending,
                 };
                 let id = pending.id;
-                done.push((id, self.works.result(pending, now).await));
+                let result = self.works.result(pending, now).await;
+                done.extend(result.map(|result| (id, result)));
             }
             None
         };

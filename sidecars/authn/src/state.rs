@@ -8,7 +8,7 @@ use jwt::Keys;
 use prost::Message as _;
 use xds::{Handler, Table};
 
-use crate::policy::Policy;
+use crate::{learned::Learned, policy::Policy};
 
 /// Read by every request.
 #[derive(Default)]
@@ -18,7 +18,18 @@ pub struct State(ArcSwap<Snapshot>);
 #[derive(Clone, Default)]
 pub(crate) struct Snapshot {
     pub(crate) policies: Table<Policy>,
-    pub(crate) keys: HashMap<String, Arc<Keys>>,
+    pub(crate) keys: HashMap<String, Issuer>,
+    pub(crate) learned: Arc<Learned>,
+}
+
+/// An issuer's keys, and where there may be more.
+#[derive(Clone)]
+pub(crate) struct Issuer {
+    pub(crate) keys: Arc<Keys>,
+    /// Of its JWK Set.
+    pub(crate) uri: Option<String>,
+    /// Of a key server: where a key of any id is.
+    pub(crate) servers: Vec<String>,
 }
 
 impl State {
@@ -36,7 +47,9 @@ pub struct Follower {
 impl Follower {
     /// Writes to this state.
     pub fn new(state: Arc<State>) -> Self {
-        Self { state, next: Snapshot::default() }
+        // What was learned is the same for all snapshots.
+        let next = Snapshot::clone(&state.load());
+        Self { state, next }
     }
 }
 
@@ -59,7 +72,9 @@ impl Handler for Follower {
             ResourceType::AuthnKeySet => {
                 let wire = pb::authn::KeySet::decode(body).map_err(|error| text(&error))?;
                 let set = KeySet::try_from(wire).map_err(|error| text(&error))?;
-                self.next.keys.insert(set.issuer.clone(), Arc::new(Keys::new(set)?));
+                let (name, uri, servers) = (set.issuer.clone(), set.uri.clone(), set.servers.clone());
+                let issuer = Issuer { keys: Arc::new(Keys::new(set)?), uri, servers };
+                self.next.keys.insert(name, issuer);
             }
             other => return Err(format!("{other} are not for this sidecar")),
         }

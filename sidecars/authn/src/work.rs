@@ -4,15 +4,24 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use api::authn::Introspection;
 use argon2::{Argon2, PasswordVerifier as _};
-use tokio::sync::{Semaphore, watch};
+use fetch::{Fetcher, Limits, Url};
+use jwt::InvalidToken;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 use crate::{
     basic,
+    bucket::Bucket,
     cache::{Id, Known, Tokens},
+    introspection,
+    learned::{Learned, Wanted},
     method::{Proven, Stop},
     policy::Methods,
 };
@@ -26,6 +35,8 @@ pub(crate) enum Work {
         by: Box<Introspection>,
         token: String,
     },
+    /// Keys are fetched that a token names.
+    Keys(Wanted),
 }
 
 /// A password, and what it should be.
@@ -57,29 +68,73 @@ pub(crate) type Result = std::result::Result<Arc<Known>, Stop>;
 /// Does work for all requests of one process.
 pub(crate) struct Works {
     tokens: Arc<Tokens>,
-    under_way: Mutex<HashMap<Id, watch::Receiver<Option<Result>>>>,
+    learned: Arc<Learned>,
+    fetcher: Fetcher,
+    under_way: Mutex<HashMap<Flight, watch::Receiver<Done>>>,
     passwords: Semaphore,
+    questions: Mutex<Bucket>,
+}
+
+/// What is done once for all that wait: the whole credential, and nothing less, since whose identity would it be?
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Flight {
+    Credential(Id),
+    Keys(String),
+}
+
+/// Nothing while it is under way. Keys that were looked for are no result: the credential is looked at again.
+#[derive(Debug, Clone)]
+enum Done {
+    NotYet,
+    Looked,
+    Result(Result),
 }
 
 /// At once; requests with known credentials need the other cores.
 const PASSWORDS_AT_ONCE: usize = 2;
 /// Different credentials that are looked at or wait for it. Each takes some 20 to 50 ms, and Envoy waits for 250.
-const MAX_UNDER_WAY: usize = 32;
+const MAX_UNDER_WAY: usize = 64;
+/// Of all that are asked about tokens, by one node.
+const QUESTIONS_PER_SECOND: f64 = 200.0;
+const QUESTIONS_AT_ONCE: f64 = 400.0;
+/// RFC 7662 answers have a KiB.
+const ANSWER: Limits = Limits { timeout: Duration::from_secs(2), max_bytes: 64 * 1024 };
+/// Whoever signs with a new key waits so long for it.
+const LONGEST_FOR_KEYS: Duration = Duration::from_millis(100);
 
 impl Works {
-    pub(crate) fn new(tokens: Arc<Tokens>) -> Self {
-        Self { tokens, under_way: Mutex::default(), passwords: Semaphore::new(PASSWORDS_AT_ONCE) }
+    pub(crate) fn new(tokens: Arc<Tokens>, learned: Arc<Learned>, fetcher: Fetcher) -> Self {
+        Self {
+            tokens,
+            learned,
+            fetcher,
+            under_way: Mutex::default(),
+            passwords: Semaphore::new(PASSWORDS_AT_ONCE),
+            questions: Mutex::new(Bucket::new(QUESTIONS_PER_SECOND, QUESTIONS_AT_ONCE)),
+        }
     }
 
-    /// Waits for the result. The work goes on when whoever waits gives up, so that the next request finds it done.
-    pub(crate) async fn result(self: &Arc<Self>, pending: Box<Pending>, now: f64) -> Result {
+    /// Waits for the result; `None` where the credential is to be looked at again. The work goes on when whoever waits
+    /// gives up, so that the next request finds it done.
+    pub(crate) async fn result(self: &Arc<Self>, pending: Box<Pending>, now: f64) -> Option<Result> {
+        let is_for_keys = matches!(pending.work, Work::Keys(_));
         let mut done = match self.begin(pending, now) {
             Ok(done) => done,
-            Err(stop) => return Err(stop),
+            Err(stop) => return Some(Err(stop)),
         };
-        match done.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or(Err(Stop::Fault(ENDED))),
-            Err(_) => Err(Stop::Fault(ENDED)),
+        let is_done = |done: &Done| !matches!(done, Done::NotYet);
+        let end = if is_for_keys {
+            let Ok(end) = timeout(LONGEST_FOR_KEYS, done.wait_for(is_done)).await else {
+                return Some(Err(InvalidToken::UnknownKey.into()));
+            };
+            end
+        } else {
+            done.wait_for(is_done).await
+        };
+        match end.as_deref() {
+            Ok(Done::Result(result)) => Some(result.clone()),
+            Ok(Done::Looked) => None,
+            Ok(Done::NotYet) | Err(_) => Some(Err(Stop::Fault(ENDED))),
         }
     }
 
@@ -87,49 +142,87 @@ impl Works {
         self: &Arc<Self>,
         pending: Box<Pending>,
         now: f64,
-    ) -> std::result::Result<watch::Receiver<Option<Result>>, Stop> {
+    ) -> std::result::Result<watch::Receiver<Done>, Stop> {
         let Pending { id, method, work } = *pending;
+        let flight = match &work {
+            Work::Keys(wanted) => Flight::Keys(wanted.name.clone()),
+            Work::Password(_) | Work::Introspect { .. } => Flight::Credential(id),
+        };
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(done) = under_way.get(&id) {
+        if let Some(done) = under_way.get(&flight) {
             return Ok(done.clone());
         }
         if under_way.len() >= MAX_UNDER_WAY {
             return Err(Stop::Fault("too many credentials are looked at"));
         }
-        let (tell, done) = watch::channel(None);
-        under_way.insert(id, done.clone());
+        if let Work::Keys(wanted) = &work
+            && !self.learned.may_look(&wanted.name, now)
+        {
+            return Err(InvalidToken::UnknownKey.into());
+        }
+        let (tell, done) = watch::channel(Done::NotYet);
+        under_way.insert(flight.clone(), done.clone());
         drop(under_way);
         let works = Arc::clone(self);
         tokio::spawn(async move {
             // Also when the work panics.
-            let _end = End { works: &works, id };
-            let mut methods = Methods::default();
-            methods.add(method);
-            let result = match works.work(work).await {
-                Ok(proven) => Ok(works.tokens.keep(id, methods, proven, now)),
-                Err(stop) => {
-                    if let Stop::Invalid(why) = stop {
-                        works.tokens.keep_bad(id, why, now);
-                    }
-                    Err(stop)
-                }
-            };
-            tell.send_replace(Some(result));
+            let _end = End { works: &works, flight };
+            let end = works.work(id, method, work, now).await;
+            tell.send_replace(end);
         });
         Ok(done)
     }
 
-    async fn work(&self, work: Work) -> std::result::Result<Proven, Stop> {
-        match work {
-            Work::Password(password) => {
-                let Password { given, hash, proven } = *password;
-                let Ok(_turn) = self.passwords.acquire().await else { return Err(Stop::Fault(ENDED)) };
-                let check = move || Argon2::default().verify_password(&given, hash.as_str()).is_ok();
-                let is_right = tokio::task::spawn_blocking(check).await.map_err(|_| Stop::Fault(ENDED))?;
-                proven.filter(|_| is_right).ok_or(Stop::Invalid(basic::WRONG))
+    async fn work(&self, id: Id, method: usize, work: Work, now: f64) -> Done {
+        let proven = match work {
+            Work::Keys(wanted) => {
+                self.learned.look(&self.fetcher, wanted, now).await;
+                return Done::Looked;
             }
-            Work::Introspect { .. } => Err(Stop::Fault(ENDED)),
+            Work::Password(password) => self.password(*password).await,
+            Work::Introspect { by, token } => self.introspect(&by, &token, now).await,
+        };
+        Done::Result(match proven {
+            Ok(proven) => {
+                let mut methods = Methods::default();
+                methods.add(method);
+                Ok(self.tokens.keep(id, methods, proven, now))
+            }
+            Err(stop) => {
+                if let Stop::Invalid(why) = stop {
+                    self.tokens.keep_bad(id, why, now);
+                }
+                Err(stop)
+            }
+        })
+    }
+
+    async fn password(&self, password: Password) -> std::result::Result<Proven, Stop> {
+        let Password { given, hash, proven } = password;
+        let Ok(_turn) = self.passwords.acquire().await else { return Err(Stop::Fault(ENDED)) };
+        let check = move || Argon2::default().verify_password(&given, hash.as_str()).is_ok();
+        let is_right = tokio::task::spawn_blocking(check).await.map_err(|_| Stop::Fault(ENDED))?;
+        proven.filter(|_| is_right).ok_or(Stop::Invalid(basic::WRONG))
+    }
+
+    async fn introspect(&self, by: &Introspection, token: &str, now: f64) -> std::result::Result<Proven, Stop> {
+        const NOBODY: Stop = Stop::Fault("nobody answers who could tell about the token");
+        let is_within = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let url: Url = by.endpoint.parse().map_err(|_| NOBODY)?;
+        if !is_within {
+            return Err(Stop::Fault("too many questions about tokens"));
         }
+        let form = [("token", token), ("token_type_hint", "access_token")];
+        let own = Some((by.client_id.as_str(), by.client_secret.as_str()));
+        let answer = self.fetcher.post_form(&url, &form, own, ANSWER).await.map_err(|error| {
+            tracing::warn!(error = %error, "asking about a token");
+            NOBODY
+        })?;
+        if answer.status != 200 {
+            tracing::warn!(endpoint = &*by.endpoint, status = answer.status, "asking about a token");
+            return Err(NOBODY);
+        }
+        introspection::read(by, &answer.body, now)
     }
 }
 
@@ -138,11 +231,11 @@ const ENDED: &str = "the credential could not be looked at";
 /// Work that is no longer under way.
 struct End<'a> {
     works: &'a Works,
-    id: Id,
+    flight: Flight,
 }
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.works.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.works.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.flight);
     }
 }

@@ -42,7 +42,8 @@ fn table(issuers: &Value) -> String {
         ));
         let kids: Vec<_> = items(&issuer["kids"]).map(text).collect();
         let next = &issuer["next_refresh_secs"];
-        lines.push(format!("  {} keys ({}), good {age}, next in {next} s", issuer["keys"], kids.join(", ")));
+        let kids = if kids.is_empty() { String::new() } else { format!(" ({})", kids.join(", ")) };
+        lines.push(format!("  {} keys{kids}, known to be good {age}, next look in {next} s", issuer["keys"]));
         if let Some(error) = issuer["last_error"].as_str() {
             lines.push(format!("  {error}"));
         }

@@ -191,22 +191,22 @@ async fn a_storm_of_wishes_is_one_request() {
     let name = "https://id-0.test/";
     followed.keys.refresh(name).unwrap();
     for _ in 0..10_000 {
-        assert_eq!(followed.keys.refresh(name), Err(Refused::TooSoon { secs: 30 }));
+        assert!(matches!(followed.keys.refresh(name), Err(Refused::TooSoon { secs: 1..=30 })));
     }
     assert_eq!(followed.keys.refresh("https://other.test/"), Err(Refused::Unknown));
-    // For all others together there are nine more.
+    // For all others together there are nine more, and one for each second that this test takes.
     let heard = (1..20).filter(|at| followed.keys.refresh(&format!("https://id-{at}.test/")).is_ok()).count();
-    assert_eq!(heard, 9);
-    assert_eq!(followed.keys.refresh("https://id-19.test/"), Err(Refused::Busy));
+    assert!((9..=12).contains(&heard), "{heard}");
+    let asked = 20 + 1 + heard;
     for _ in 0..500 {
-        if server.all() == 30 {
+        if server.all() == asked {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // Those that are under way are all there are.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(server.all(), 30);
+    assert_eq!(server.all(), asked);
 }
 
 #[tokio::test]

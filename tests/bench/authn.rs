@@ -141,7 +141,7 @@ fn keep_policy(folder: &Path) -> anyhow::Result<()> {
         anonymous: vec!["/healthz".into()],
         ..Default::default()
     };
-    let keys = pb::authn::KeySet { name: ISSUER.into(), jwks: jwks(), uri: String::new() };
+    let keys = pb::authn::KeySet { name: ISSUER.into(), jwks: jwks(), ..Default::default() };
     for (kind, name, value) in [
         (ResourceType::AuthnPolicy, "i-1@1", policy.encode_to_vec()),
         (ResourceType::AuthnKeySet, ISSUER, keys.encode_to_vec()),

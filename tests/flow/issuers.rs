@@ -81,7 +81,8 @@ async fn keys_are_followed_through_a_rotation_an_outage_and_a_restart() {
     let args = &mut lab.stack.layout.control_plane_args;
     args.extend([format!("--issuers={}", file.display()), format!("--issuer={ISSUER}={}", issuer.url)]);
     lab.stack.start(|_| ()).await.unwrap();
-    let hello = lab.service("hello").with("/auth/any/0/jwt/issuer", json!(ISSUER));
+    let method = |algorithm: &str| json!({"jwt": {"issuer": ISSUER, "audiences": ["hello"], "algorithms": [algorithm]}});
+    let hello = lab.service("hello").with("/auth/any", json!([method("ES256"), method("RS256")]));
     lab.live(&hello).await;
     let (old, new) = (token("ec", &hello), token("rsa", &hello));
     assert_eq!((status(&lab, &hello, &old).await, status(&lab, &hello, &new).await), (200, 401));

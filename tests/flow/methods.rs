@@ -356,7 +356,7 @@ async fn what_could_never_let_anybody_in_is_refused_when_it_is_ordered() {
         (json!({"introspection": {"provider": "https://x"}}), "auth.any[0].introspection.provider: one that"),
         (
             json!({"asap": {"key_server": "https://x", "audiences": ["a"], "issuers": ["a"]}}),
-            "auth.any[0].asap.key_server: one whose keys",
+            "auth.any[0].asap.key_server: one that",
         ),
     ] {
         let hello = lab.service("hello").with("/auth", json!({"any": [method]}));

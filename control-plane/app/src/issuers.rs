@@ -34,7 +34,8 @@ impl FollowedKeys {
     /// As the broker knows them.
     pub(crate) fn issuers(&self, tasks: &mut JoinSet<()>) -> watch::Receiver<Arc<Issuers>> {
         let known = |sets: &KeySets| {
-            Arc::new(sets.issuers().map(|(issuer, keys)| (issuer, keys.cloned())).collect::<Issuers>())
+            let issuers = sets.issuers().map(|(issuer, keys)| (issuer, keys.cloned())).collect::<Issuers>();
+            Arc::new(issuers.with_key_servers(sets.key_servers()))
         };
         let mut sets = self.0.sets();
         let (sender, receiver) = watch::channel(known(&sets.borrow_and_update()));

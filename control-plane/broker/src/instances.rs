@@ -387,7 +387,11 @@ impl Broker {
                 }
             }
             AuthMethod::Session { token, .. } => with_keys("session.issuer", &token.issuer),
-            AuthMethod::Asap { key_server, .. } => with_keys("asap.key_server", key_server),
+            AuthMethod::Asap { key_server, .. } => {
+                let known = self.issuers.borrow();
+                let known = known.key_servers().collect();
+                one_of(known, "asap.key_server", "that operators have configured", key_server)
+            }
             AuthMethod::Introspection { provider, .. } => {
                 let known = self.edge.introspection.iter().map(String::as_str).collect();
                 one_of(known, "introspection.provider", "that the edge asks", provider)

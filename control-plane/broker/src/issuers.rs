@@ -16,7 +16,11 @@ use serde_json::{Map, Value};
 /// Issuers, and the keys of those that have some now. One without keys is known all the same: it is away, or was since
 /// the start, and a service that trusts it is no mistake.
 #[derive(Default)]
-pub struct Issuers(BTreeMap<String, Option<Arc<Keys>>>);
+pub struct Issuers {
+    keys: BTreeMap<String, Option<Arc<Keys>>>,
+    /// Who has keys of services that sign for themselves.
+    key_servers: Vec<String>,
+}
 
 impl fmt::Debug for Issuers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,13 +30,25 @@ impl fmt::Debug for Issuers {
 
 impl<'a> FromIterator<(&'a str, Option<Arc<Keys>>)> for Issuers {
     fn from_iter<I: IntoIterator<Item = (&'a str, Option<Arc<Keys>>)>>(all: I) -> Self {
-        Self(all.into_iter().map(|(issuer, keys)| (issuer.to_owned(), keys)).collect())
+        let keys = all.into_iter().map(|(issuer, keys)| (issuer.to_owned(), keys)).collect();
+        Self { keys, key_servers: Vec::new() }
     }
 }
 
 impl Issuers {
+    /// And these key servers.
+    #[must_use]
+    pub fn with_key_servers<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { key_servers: names.into_iter().map(str::to_owned).collect(), ..self }
+    }
+
+    /// Where services' own keys can be: an issuer's set can hold them too.
+    pub(crate) fn key_servers(&self) -> impl Iterator<Item = &str> {
+        self.names().chain(self.key_servers.iter().map(String::as_str))
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.keys.keys().map(String::as_str)
     }
 
     /// The platform that a token is of, and all claims: the first of those by name that take its issuer, its audience and
@@ -53,7 +69,7 @@ impl Issuers {
                 tenant_claim: None,
                 groups_claim: None,
             };
-            jwt::verify(token, &[&method], |issuer| self.0.get(issuer)?.as_deref(), now).ok()?;
+            jwt::verify(token, &[&method], |issuer| self.keys.get(issuer)?.as_deref(), now).ok()?;
             let claims = jwt::claims_of(token);
             rule.claims.iter().all(|(name, value)| claims.get(name) == Some(value)).then_some((name, claims))
         })

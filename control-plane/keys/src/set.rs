@@ -40,6 +40,7 @@ impl Set {
             name: name.to_owned(),
             jwks,
             uri: uri.unwrap_or_default().to_owned(),
+            servers: Vec::new(),
         };
         let typed = KeySet::try_from(wire(jwks.to_owned())).map_err(|error| error.to_string())?;
         let mut usable = typed

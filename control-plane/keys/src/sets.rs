@@ -36,7 +36,12 @@ impl KeySets {
     ) -> Self {
         let sets: Vec<_> = in_force
             .iter()
-            .map(|(name, set)| json!({"issuer": name, "jwks": set.jwks, "uri": set.uri}))
+            .map(|(name, set)| {
+                let all = servers.as_array().into_iter().flatten();
+                let urls = all.filter(|server| server["name"] == **name).map(|server| server["urls"].clone());
+                let urls = urls.last().unwrap_or_else(|| json!([]));
+                json!({"issuer": name, "jwks": set.jwks, "uri": set.uri, "servers": urls})
+            })
             .collect();
         let context =
             [(Self::ISSUERS, Arc::new(Value::Array(sets))), (Self::KEY_SERVERS, Arc::new(servers.clone()))];
@@ -51,6 +56,12 @@ impl KeySets {
     /// Each issuer that operators have configured, with its keys if they are in force. Key servers are none.
     pub fn issuers(&self) -> impl Iterator<Item = (&str, Option<&Arc<jwt::Keys>>)> {
         self.issuers.iter().map(|(name, keys)| (name.as_str(), keys.as_ref()))
+    }
+
+    /// The names of all key servers.
+    pub fn key_servers(&self) -> impl Iterator<Item = &str> {
+        let [_, (_, servers)] = &self.context;
+        servers.as_array().into_iter().flatten().filter_map(|server| server["name"].as_str())
     }
 
     /// Those of which nothing is in force.

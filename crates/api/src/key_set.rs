@@ -13,6 +13,8 @@ pub struct KeySet {
     pub keys: Vec<Key>,
     /// Where the set may be fetched, if that is anywhere: an https URL.
     pub uri: Option<String>,
+    /// Below which a key of any id is, where this is a key server.
+    pub servers: Vec<String>,
 }
 
 /// A key, with the algorithms that it may verify: never more than one family.
@@ -32,6 +34,8 @@ pub const MAX_KEYS: usize = 64;
 pub const MAX_BYTES: usize = 256 * 1024;
 /// Longer ones are refused by proxies and servers.
 const MAX_URI_BYTES: usize = 2048;
+/// One, and those in its place.
+const MAX_SERVERS: usize = 4;
 
 impl TryFrom<pb::authn::KeySet> for KeySet {
     type Error = Invalid;
@@ -56,14 +60,21 @@ impl TryFrom<pb::authn::KeySet> for KeySet {
         if keys.is_empty() {
             return Err(Invalid::new("jwks.keys", &wire.jwks, "at least one public key for signatures"));
         }
-        Ok(Self { issuer: wire.name, keys, uri })
+        if wire.servers.len() > MAX_SERVERS {
+            return Err(Invalid::new("servers", wire.servers.len(), "at most 4 URLs"));
+        }
+        if let Some((at, url)) = wire.servers.iter().enumerate().find(|(_, url)| !is_place(url)) {
+            let rule = "an https URL of at most 2048 visible ASCII characters";
+            return Err(Invalid::new(format!("servers[{at}]"), url, rule));
+        }
+        Ok(Self { issuer: wire.name, keys, uri, servers: wire.servers })
     }
 }
 
 /// A key that somebody brings along, to prove that it is theirs. `None` when it may not verify.
 pub fn of_one(jwk: serde_json::Value) -> Option<KeySet> {
     let key = usable(serde_json::from_value(jwk).ok()?)?;
-    Some(KeySet { issuer: String::new(), keys: vec![key], uri: None })
+    Some(KeySet { issuer: String::new(), keys: vec![key], uri: None, servers: Vec::new() })
 }
 
 /// Whoever fetches it checks again where it leads.
@@ -137,7 +148,8 @@ mod tests {
         let of = |uri: &str| {
             let jwks = format!("{{\"keys\":[{}]}}", p256(""));
             let name = "https://id.example.test/".to_owned();
-            KeySet::try_from(pb::authn::KeySet { name, jwks, uri: uri.to_owned() }).map(|set| set.uri)
+            KeySet::try_from(pb::authn::KeySet { name, jwks, uri: uri.to_owned(), ..Default::default() })
+                .map(|set| set.uri)
         };
         assert_eq!(of("").unwrap(), None);
         let good = "https://id.example.test/jwks.json";

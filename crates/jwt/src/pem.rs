@@ -110,7 +110,7 @@ mod tests {
             assert_eq!(jwk.common.key_id.as_deref(), Some("issuer/one"));
             let jwks = json!({"keys": [jwk]}).to_string();
             let name = "https://keys.example.test/".to_owned();
-            let set = KeySet::try_from(pb::authn::KeySet { name, jwks, uri: String::new() }).unwrap();
+            let set = KeySet::try_from(pb::authn::KeySet { name, jwks, ..Default::default() }).unwrap();
             assert!(set.keys[0].algorithms.contains(&algorithm));
             let keys = Keys::new(set).unwrap();
             assert_eq!(keys.candidates(Some("issuer/one"), algorithm).count(), 1);

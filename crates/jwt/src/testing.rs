@@ -74,7 +74,7 @@ pub fn proof_of(header: &Value, claims: &Value) -> String {
 }
 
 pub fn keys() -> Keys {
-    let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks(), uri: String::new() })
+    let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks(), ..Default::default() })
         .unwrap();
     Keys::new(set).unwrap()
 }

@@ -38,7 +38,8 @@ async fn main() -> anyhow::Result<()> {
     let (mut registry, metrics, state) =
         (Registry::default(), Metrics::default(), Arc::new(State::default()));
     metrics.register(&mut registry);
-    let ca = fetch_ca.map(|path| fs::read(&path).with_context(|| format!("--fetch-ca: reading {}", path.display())));
+    let ca = fetch_ca
+        .map(|path| fs::read(&path).with_context(|| format!("--fetch-ca: reading {}", path.display())));
     let fetcher = Fetcher::new(Allowed::new(allowed), ca.transpose()?.as_deref()).context("--fetch-ca")?;
     let follower = Follower::new(Arc::clone(&state));
     let process = Process::start(&settings, Role::Authn, &authn::KINDS, follower, registry).await?;

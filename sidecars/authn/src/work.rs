@@ -205,7 +205,12 @@ impl Works {
         proven.filter(|_| is_right).ok_or(Stop::Invalid(basic::WRONG))
     }
 
-    async fn introspect(&self, by: &Introspection, token: &str, now: f64) -> std::result::Result<Proven, Stop> {
+    async fn introspect(
+        &self,
+        by: &Introspection,
+        token: &str,
+        now: f64,
+    ) -> std::result::Result<Proven, Stop> {
         const NOBODY: Stop = Stop::Fault("nobody answers who could tell about the token");
         let is_within = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(now);
         let url: Url = by.endpoint.parse().map_err(|_| NOBODY)?;

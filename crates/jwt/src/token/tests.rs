@@ -76,7 +76,7 @@ fn every_algorithm_is_verified_with_its_own_keys_only() {
         jwk["kid"] = json!("k");
         let jwks = json!({"keys": [jwk]}).to_string();
         let set =
-            KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks, uri: String::new() }).unwrap();
+            KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks, ..Default::default() }).unwrap();
         let own = Keys::new(set).unwrap();
         let token = signed_by(key, name, "k", &claims());
         let method = Jwt { algorithms: vec![algorithm], ..method() };

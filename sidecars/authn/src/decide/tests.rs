@@ -13,6 +13,7 @@ use jwt::testing::{ISSUER, NOW, claims, good, header, keys, token};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::state::Issuer;
 
 fn method(method: pb::authn::method::Method) -> pb::authn::Method {
     pb::authn::Method { method: Some(method) }
@@ -66,7 +67,8 @@ fn state() -> Snapshot {
         let policy = api::authn::Policy::try_from(wire).unwrap();
         state.policies.insert(format!("{name}@3"), Policy::try_from(policy).unwrap());
     }
-    state.keys.insert(ISSUER.into(), Arc::new(keys()));
+    let issuer = Issuer { keys: Arc::new(keys()), uri: None, servers: Vec::new() };
+    state.keys.insert(ISSUER.into(), issuer);
     state
 }
 

@@ -135,21 +135,21 @@ mod tests {
     use super::*;
     use crate::pb::authn::revocations as pb;
 
-    fn read(what: Option<What>, expires: u64) -> Result<Revoked, String> {
-        let read = Revocation::try_from(Revocations { name: "n".into(), what, expires });
+    fn read(what: impl Into<Option<What>>, expires: u64) -> Result<Revoked, String> {
+        let read = Revocation::try_from(Revocations { name: "n".into(), what: what.into(), expires });
         read.map(|read| read.what).map_err(|why| why.to_string())
     }
 
-    fn token(issuer: &str, jti: &str) -> Option<What> {
-        Some(What::Token(pb::Token { issuer: issuer.into(), jti: jti.into() }))
+    fn token(issuer: &str, jti: &str) -> What {
+        What::Token(pb::Token { issuer: issuer.into(), jti: jti.into() })
     }
 
-    fn subject(since: u64) -> Option<What> {
-        Some(What::Subject(pb::Subject { issuer: "i".into(), sub: "s".into(), since }))
+    fn subject(since: u64) -> What {
+        What::Subject(pb::Subject { issuer: "i".into(), sub: "s".into(), since })
     }
 
-    fn key(id: &str) -> Option<What> {
-        Some(What::ApiKey(pb::ApiKeyId { id: id.into() }))
+    fn key(id: &str) -> What {
+        What::ApiKey(pb::ApiKeyId { id: id.into() })
     }
 
     #[test]
@@ -170,23 +170,27 @@ mod tests {
         let long = "x".repeat(MAX_TEXT_BYTES + 1);
         for (what, expires, told) in [
             (None, 9, "what: something that this release knows to revoke, got nothing"),
-            (token("", "j"), 9, "token.issuer: a text of 1 to 1024 bytes, got nothing"),
-            (token("i", ""), 9, "token.jti: a text of 1 to 1024 bytes, got nothing"),
-            (token("i", "j"), 0, "expires: when the last token that it concerns has expired, got \"0\""),
-            (subject(0), 9, "subject.since: seconds since the epoch, up to the year 9999, got \"0\""),
+            (Some(token("", "j")), 9, "token.issuer: a text of 1 to 1024 bytes, got nothing"),
+            (Some(token("i", "")), 9, "token.jti: a text of 1 to 1024 bytes, got nothing"),
             (
-                subject(1_800_000_000_000),
+                Some(token("i", "j")),
+                0,
+                "expires: when the last token that it concerns has expired, got \"0\"",
+            ),
+            (Some(subject(0)), 9, "subject.since: seconds since the epoch, up to the year 9999, got \"0\""),
+            (
+                Some(subject(1_800_000_000_000)),
                 9,
                 "subject.since: seconds since the epoch, up to the year 9999, got \"1800000000000\"",
             ),
-            (key("0a"), 9, "expires: 0, since an API key never expires, got \"9\""),
-            (key("a_b"), 0, "api_key.id: hexadecimal, as what stands before the secret, got \"a_b\""),
+            (Some(key("0a")), 9, "expires: 0, since an API key never expires, got \"9\""),
+            (Some(key("a_b")), 0, "api_key.id: hexadecimal, as what stands before the secret, got \"a_b\""),
         ] {
             assert_eq!(read(what, expires), Err(told.to_owned()));
         }
         let told = read(token("i", &long), 9).unwrap_err();
         assert!(told.starts_with("token.jti: a text of 1 to 1024 bytes, got \"xxx"), "{told}");
-        let nameless = Revocations { name: String::new(), what: key("0a"), expires: 0 };
+        let nameless = Revocations { name: String::new(), what: Some(key("0a")), expires: 0 };
         assert!(Revocation::try_from(nameless).unwrap_err().to_string().starts_with("name: "));
     }
 }

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use context::Sources;
-use model::{context::Service, node::Transport};
+use model::{context::Service, node::Transport, revocation::LIST};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -31,7 +31,8 @@ pub(super) async fn context(State(operators): State<Operators>) -> Response {
     let context = contexts.borrow().clone();
     let services = context.services.values().filter(|service| service.group == operators.group);
     let services: Vec<_> = services.map(|service| redacted(service)).collect();
-    let values = operators.sources.as_ref().map(Sources::shown).unwrap_or_default();
+    let mut values = operators.sources.as_ref().map(Sources::shown).unwrap_or_default();
+    values.extend(context.values.get(LIST).map(|list| (LIST.to_owned(), list.clone())));
     Json(json!({ "context": values, "services": services })).into_response()
 }
 

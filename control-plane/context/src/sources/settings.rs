@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+use model::revocation::LIST;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -115,6 +116,10 @@ impl Source {
         if !is_word {
             let what = "lower-case letters, digits and _, beginning with a letter";
             return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
+        }
+        if name == LIST {
+            let what = "another name than that of what operators revoked";
+            return Err(InvalidSources(format!("sources: {what}, got {name:?}")));
         }
         let span = |field: &str, text: &Option<String>, default: Duration| match text {
             None => Ok(default),

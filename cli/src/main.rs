@@ -14,6 +14,7 @@ mod import;
 mod jobs;
 mod lines;
 mod operators;
+mod revoke;
 mod service;
 mod state;
 mod status;
@@ -66,6 +67,8 @@ enum Command {
     Bind(bind::Args),
     /// Take a client's API key away, and wait until it is good nowhere
     Unbind(bind::UnbindArgs),
+    /// Withdraw a token, a session, a subject's tokens or an API key on all nodes at once; list what is withdrawn
+    Revoke(revoke::Args),
     /// Show what workers have to do; retry or drop what they have given up
     Jobs(jobs::Args),
     /// Show who changed what
@@ -99,6 +102,7 @@ async fn main() -> ExitCode {
         Command::Delete(args) => delete::run(args).await,
         Command::Bind(args) => bind::bind(args).await,
         Command::Unbind(args) => bind::unbind(args).await,
+        Command::Revoke(args) => revoke::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Drift(args) => drift::run(args).await,

@@ -475,6 +475,10 @@ impl Store for DynamoStore {
         self.put_revocation(revocation, Noted::Nowhere).await
     }
 
+    async fn revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError> {
+        self.read_revocation(name).await
+    }
+
     async fn revocations(&self, known: Option<u64>) -> Result<Option<(Vec<Revocation>, u64)>, StoreError> {
         self.revocations_since(known).await
     }

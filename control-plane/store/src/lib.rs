@@ -266,6 +266,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Writes a revocation of another store, as it was there.
     async fn restore_revocation(&self, revocation: &Revocation) -> Result<Revoke, StoreError>;
 
+    /// One revocation, if there is one of this name.
+    async fn revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError>;
+
     /// All revocations and their version, which is another one after each change; nothing while it is the known one.
     async fn revocations(&self, known: Option<u64>) -> Result<Option<(Vec<Revocation>, u64)>, StoreError>;
 

@@ -535,6 +535,11 @@ impl Store for SqliteStore {
         self.write_revocation(revocation, Noted::Nowhere).await
     }
 
+    async fn revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError> {
+        let name = name.to_owned();
+        self.read("reading a revocation", move |db| revocations::read_one(db, &name)).await
+    }
+
     async fn revocations(&self, known: Option<u64>) -> Result<Option<(Vec<Revocation>, u64)>, StoreError> {
         self.read("reading revocations", move |db| revocations::since(db, known)).await
     }

@@ -62,9 +62,8 @@ pub(super) async fn list(State(operators): State<Operators>) -> Response {
 /// One of them, or that there is none, and which of this replica's nodes know it.
 pub(super) async fn one(State(operators): State<Operators>, Path(name): Path<String>) -> Response {
     let read = async {
-        let all = operators.store.revocations(None).await?.map(|(entries, _)| entries).unwrap_or_default();
-        let controls = operators.store.controls(&operators.group).await?;
-        Ok((all.into_iter().find(|entry| entry.name == name), controls))
+        let entry = operators.store.revocation(&name).await?;
+        Ok((entry, operators.store.controls(&operators.group).await?))
     };
     let (entry, controls) = match read.await {
         Ok(found) => found,

@@ -52,6 +52,8 @@ async fn what_is_revoked_stays_so_until_it_is_taken_back(store: &dyn Store) {
     let late = since(700);
     assert_eq!(store.revoke(&late).await.unwrap(), stored(&late));
     assert_eq!(store.revoke(&since(600)).await.unwrap(), stored(&late), "that is revoked already");
+    assert_eq!(store.revocation(&late.name).await.unwrap(), Some(late.clone()));
+    assert_eq!(store.revocation("never").await.unwrap(), None);
     let (one, third) = known(store).await;
     assert_eq!(one, std::slice::from_ref(&late));
     assert_eq!(store.revoke(&late).await.unwrap(), stored(&late));

@@ -67,7 +67,7 @@ impl DynamoStore {
         rows.map_err(|error| failed("reading revocations", error))?.iter().map(parsed).collect()
     }
 
-    async fn read_revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError> {
+    pub(super) async fn read_revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError> {
         let row = self.table.get(&key(name)).await.map_err(|error| failed("reading revocations", error))?;
         row.as_ref().map(parsed).transpose()
     }

@@ -101,7 +101,7 @@ pub(super) fn sweep(db: &Connection, now: u64, most: usize) -> Result<usize, Err
     Ok(swept)
 }
 
-fn read_one(db: &Connection, name: &str) -> Result<Option<Revocation>, Error> {
+pub(super) fn read_one(db: &Connection, name: &str) -> Result<Option<Revocation>, Error> {
     let body = db
         .prepare_cached("SELECT body FROM revocations WHERE name = ?1")?
         .query_row([name], |row| row.get::<_, String>(0))

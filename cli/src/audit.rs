@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     operators::{Operators, Target, print},
+    revoke,
     status::{items, text},
 };
 
@@ -51,6 +52,14 @@ fn line(entry: &Value) -> String {
     let owner = format!("{}/{}", text(&entry["owner"]["platform"]), text(&entry["owner"]["tenant"]));
     let what = match entry["event"].as_str() {
         Some("asked") => asked(entry),
+        Some("revoked") => {
+            let wider = items(&entry["widened"]).count();
+            let wider = if wider > 0 { format!(", and {wider} wider for others") } else { String::new() };
+            format!("{}{wider}: {}", style("revoked").bold(), revoke::line(&entry["revocation"]).trim_end())
+        }
+        Some("restored") => {
+            format!("{}: {}", style("taken back").bold(), revoke::line(&entry["revocation"]).trim_end())
+        }
         Some("shown") => format!("{}{}", style("secret shown").bold(), by(entry)),
         _ => format!("{}: {}", style(text(&entry["state"])).bold(), text(&entry["description"])),
     };

@@ -16,6 +16,7 @@ mod jobs;
 mod lines;
 mod operators;
 mod password;
+mod revoke;
 mod service;
 mod state;
 mod status;
@@ -68,6 +69,8 @@ enum Command {
     Bind(bind::Args),
     /// Take a client's API key away, and wait until it is good nowhere
     Unbind(bind::UnbindArgs),
+    /// Withdraw a token, a session, a subject's tokens or an API key on all nodes at once; list what is withdrawn
+    Revoke(revoke::Args),
     /// Show what workers have to do; retry or drop what they have given up
     Jobs(jobs::Args),
     /// Show whose keys the edge has and how old they are; ask for them early
@@ -105,6 +108,7 @@ async fn main() -> ExitCode {
         Command::Delete(args) => delete::run(args).await,
         Command::Bind(args) => bind::bind(args).await,
         Command::Unbind(args) => bind::unbind(args).await,
+        Command::Revoke(args) => revoke::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Issuers(args) => issuers::run(args).await,
         Command::Audit(args) => audit::run(args).await,

@@ -77,6 +77,10 @@ impl Operators {
         self.get(&format!("{path}?{}", given.collect::<Vec<_>>().join("&"))).await
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.send(Method::DELETE, path, None).await?)?)
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.send(Method::POST, path, Some(body)).await?)?)
     }

@@ -151,6 +151,8 @@ fn keep_policy(folder: &Path) -> anyhow::Result<()> {
             Resource { name: name.into(), version: "1".into(), resource: Some(any), ..Resource::default() };
         disk.keep(kind, &resource)?;
     }
+    // That there are none has to be said.
+    disk.note_answered(ResourceType::AuthnRevocations)?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod onboarding;
 mod openapi;
 mod outage;
 mod render;
+mod revocation;
 mod storm;
 mod tenants;
 mod up;

@@ -96,7 +96,14 @@ pub(crate) fn gate(
             *clusters_open
         }
         // Routes are the first to go, and nothing goes that one of them still names.
-        (ResourceType::VirtualHost | ResourceType::RouteConfig | ResourceType::ScopedRoutes, None)
+        // Revocations too: no route names one.
+        (
+            ResourceType::VirtualHost
+            | ResourceType::RouteConfig
+            | ResourceType::ScopedRoutes
+            | ResourceType::AuthnRevocations,
+            None,
+        )
         | (_, Some(_)) => true,
         (_, None) => {
             let key = Key { kind, name: change.name.clone() };

@@ -15,10 +15,11 @@ use model::{
     fleet::{Refusal, Standing},
     node::{NodeFacts, Selection},
 };
-use resources::{Snapshot, Table};
+use resources::{Key, Snapshot, Table};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use wildmatch::WildMatch;
+use xds::stream::Version;
 
 use crate::{
     asker::Asker,
@@ -287,6 +288,20 @@ impl Hub {
             all.insert(id.clone(), standing);
         }
         all
+    }
+
+    /// How many nodes of a group have a process that gets this type, and how many of them hold the resource in this
+    /// version; without one, how many hold none of its name.
+    pub fn holders(&self, group: &str, key: &Key, version: Option<&Version>) -> (u32, u32) {
+        let (mut connected, mut holding) = (0, 0);
+        for node in self.all_nodes().iter().filter(|node| node.group == group) {
+            let state = node.state();
+            if state.is_open(key.kind.role()) {
+                connected += 1;
+                holding += u32::from(state.held(key) == version);
+            }
+        }
+        (connected, holding)
     }
 
     /// What the nodes report of the services' load.

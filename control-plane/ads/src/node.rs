@@ -144,7 +144,7 @@ impl State {
         self.types[kind as usize].as_ref().map(|told| &told.resources)
     }
 
-    fn held(&self, key: &Key) -> Option<&Version> {
+    pub(crate) fn held(&self, key: &Key) -> Option<&Version> {
         self.of(key.kind)?.held(&key.name)
     }
 

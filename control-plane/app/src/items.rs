@@ -83,7 +83,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let template = "{# {kind: clusters, for_each: context.hosts} #}{{ context.limit.n }}";
         std::fs::write(folder.path().join("own.yaml"), template).unwrap();
-        let templates = Templates::load(Some(folder.path())).unwrap();
+        let templates = Templates::load_only(folder.path()).unwrap();
         let mut lists = Lists::default();
         let mut update = |hosts, limit, source: &str| {
             let changed = lists.update(&templates, &values(hosts, limit), &[source.to_owned()].into());

@@ -10,6 +10,7 @@ mod issuers;
 mod jobs;
 mod nodes;
 mod resources;
+mod revocations;
 mod services;
 mod status;
 
@@ -82,6 +83,8 @@ impl Operators {
             .route("/api/services/{id}/adopt", post(drift::adopt))
             .route("/api/services/{id}/purge", post(services::purge))
             .route("/v2/service_instances", get(services::list))
+            .route("/api/revocations", get(revocations::list).post(revocations::revoke))
+            .route("/api/revocations/{name}", get(revocations::one).delete(revocations::take_back))
             .route("/api/sources", get(status::sources))
             .route("/api/context", get(self::context::context))
             .route("/api/select", post(self::context::select))

@@ -1,4 +1,5 @@
-//! Keeps one versioned [`Context`] that follows the store. Only what was written since is read again.
+//! Keeps one versioned [`Context`] that follows the store. Only what was written since is read again; of revocations all,
+//! but only when they changed.
 
 mod sources;
 
@@ -7,7 +8,9 @@ use std::{sync::Arc, time::Duration};
 use model::{
     context::{Context, Service, Values},
     instance::Instance,
+    revocation::{LIST, Revocation},
 };
+use serde_json::Value;
 use store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -29,7 +32,10 @@ pub async fn follow(
     changes.mark_unchanged();
     let (instances, mut position) = store.changed_since(0).await?;
     let controls = store.controls(&group).await?;
-    let mut context = Context { controls, values: values.borrow_and_update().clone(), ..Context::default() };
+    let mut revoked = Revoked::default();
+    revoked.read(&*store).await?;
+    let seen = revoked.beside(&values.borrow_and_update());
+    let mut context = Context { controls, values: seen, ..Context::default() };
     apply(&mut context, instances);
     let (sender, receiver) = watch::channel(Arc::new(context.clone()));
     let task = async move {
@@ -43,15 +49,21 @@ pub async fn follow(
                 Ok(()) = values.changed() => false,
             };
             if !is_written {
-                context.values = values.borrow_and_update().clone();
+                context.values = revoked.beside(&values.borrow_and_update());
                 sender.send_replace(Arc::new(context.clone()));
                 continue;
             }
-            let read = async { Ok((store.changed_since(position).await?, store.controls(&group).await?)) };
+            let read = async {
+                let changed = (store.changed_since(position).await?, store.controls(&group).await?);
+                Ok((changed, revoked.read(&*store).await?))
+            };
             match read.await {
-                Ok(((instances, next), controls)) => {
+                Ok((((instances, next), controls), is_revoked)) => {
                     position = next;
-                    if !instances.is_empty() || controls != context.controls {
+                    if is_revoked {
+                        context.values = revoked.beside(&values.borrow());
+                    }
+                    if is_revoked || !instances.is_empty() || controls != context.controls {
                         context.controls = controls;
                         apply(&mut context, instances);
                         sender.send_replace(Arc::new(context.clone()));
@@ -67,6 +79,29 @@ pub async fn follow(
         }
     };
     Ok((receiver, task))
+}
+
+/// What operators revoked, as templates see it beside what the sources say.
+#[derive(Default)]
+struct Revoked {
+    list: Arc<Value>,
+    version: Option<u64>,
+}
+
+impl Revoked {
+    /// Whether it is another list now.
+    async fn read(&mut self, store: &dyn Store) -> Result<bool, StoreError> {
+        let Some((entries, version)) = store.revocations(self.version).await? else { return Ok(false) };
+        self.list = Arc::new(Value::Array(entries.iter().map(Revocation::shown).collect()));
+        self.version = Some(version);
+        Ok(true)
+    }
+
+    fn beside(&self, sources: &Values) -> Arc<Values> {
+        let mut values = sources.clone();
+        values.insert(LIST.to_owned(), self.list.clone());
+        Arc::new(values)
+    }
 }
 
 fn apply(context: &mut Context, instances: Vec<Instance>) {
@@ -101,6 +136,7 @@ mod tests {
     use model::{
         controls::Controls,
         instance::{OperationState, Published, Request},
+        revocation::{ApiKeyId, What},
     };
     use serde_json::json;
     use store::{Keys, Put, SqliteStore, Write};
@@ -157,6 +193,34 @@ mod tests {
 
         sender.send_replace(Arc::new([("x".to_owned(), Arc::new(json!({})))].into()));
         contexts.changed().await.unwrap();
-        assert_eq!(contexts.borrow_and_update().values.len(), 1);
+        assert_eq!(contexts.borrow_and_update().values.keys().collect::<Vec<_>>(), ["revocations", "x"]);
+    }
+
+    #[tokio::test]
+    async fn revocations_are_a_list_beside_the_sources_that_only_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            Arc::new(SqliteStore::open(&folder.path().join("gatehouse.db"), Keys::default()).unwrap());
+        let sources = watch::Sender::new(Arc::new(Values::new()));
+        let (mut contexts, task) = follow(store.clone(), "edge".into(), sources.subscribe()).await.unwrap();
+        tokio::spawn(task);
+        let list = |context: &Context| context.values[LIST].clone();
+        let none = list(&contexts.borrow_and_update());
+        assert_eq!(*none, json!([]));
+        put(&store, &instance("a")).await;
+        contexts.changed().await.unwrap();
+        assert!(Arc::ptr_eq(&none, &list(&contexts.borrow_and_update())));
+        let what = What::ApiKey(ApiKeyId { id: "0a".into() });
+        let revocation = Revocation { name: what.name(), what, expires: 0, at: 1, by: "ann".into() };
+        store.revoke(&revocation).await.unwrap();
+        contexts.changed().await.unwrap();
+        let one = list(&contexts.borrow_and_update());
+        assert_eq!(*one, json!([{"name": revocation.name, "api_key": {"id": "0a"}, "expires": 0}]));
+        sources.send_replace(Arc::new([("x".to_owned(), Arc::new(json!({})))].into()));
+        contexts.changed().await.unwrap();
+        assert!(Arc::ptr_eq(&one, &list(&contexts.borrow_and_update())));
+        store.take_back(&revocation.name, "ann").await.unwrap();
+        contexts.changed().await.unwrap();
+        assert_eq!(*list(&contexts.borrow_and_update()), json!([]));
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     BindingId, InstanceId,
     instance::{Instance, OperationKind, OperationState},
     platforms::Owner,
+    revocation::Revocation,
 };
 
 /// One line of the log. It is written in the same transaction as what it tells of.
@@ -53,6 +54,21 @@ pub enum Event {
         /// To whom.
         by: Caller,
     },
+    /// An operator revoked something.
+    Revoked {
+        /// What, and by whom.
+        revocation: Revocation,
+        /// Entries that a full table was widened to for it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        widened: Vec<Revocation>,
+    },
+    /// An operator took a revocation back.
+    Restored {
+        /// Who.
+        operator: String,
+        /// What was revoked.
+        revocation: Revocation,
+    },
     /// The operation ended.
     Ended {
         /// How.
@@ -95,7 +111,24 @@ impl State {
     }
 }
 
+/// In the place of a platform and of an instance, where operators did something that concerns all of them.
+const OPERATORS: &str = "operators";
+const REVOCATIONS: &str = "revocations";
+
 impl Entry {
+    /// Something about a revocation, by an operator, now.
+    pub fn of_revocation(revocation: &Revocation, by: &str, event: Event) -> Self {
+        Self {
+            position: 0,
+            at: OffsetDateTime::now_utc(),
+            owner: Owner { platform: OPERATORS.into(), tenant: by.to_owned() },
+            instance: InstanceId::of_all(REVOCATIONS),
+            operation: revocation.name.clone(),
+            binding: None,
+            event,
+        }
+    }
+
     /// Something of an instance's newest operation, now.
     pub fn of(instance: &Instance, event: Event) -> Self {
         Self {

@@ -90,6 +90,11 @@ impl InstanceId {
         Self(format!("{list}/{key}").into())
     }
 
+    /// Of something that concerns all instances, in the place of one.
+    pub(crate) fn of_all(what: &'static str) -> Self {
+        Self(what.into())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -14,6 +14,7 @@ pub mod controls;
 pub mod drift;
 pub mod faults;
 pub mod fleet;
+pub mod revocation;
 
 pub mod context;
 pub mod document;

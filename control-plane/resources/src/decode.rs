@@ -279,6 +279,9 @@ fn check_ours(kind: ResourceType, body: &[u8]) -> Result<(), String> {
         ResourceType::AuthnKeySet => {
             pb::authn::KeySet::decode(body).map(|wire| api::key_set::KeySet::try_from(wire).err())
         }
+        ResourceType::AuthnRevocations => {
+            pb::authn::Revocations::decode(body).map(|wire| api::revocation::Revocation::try_from(wire).err())
+        }
         _ => return Ok(()),
     };
     match checked {
@@ -432,6 +435,11 @@ resources:
             "authn_policies",
             "resources:\n- {name: a@1, policy: a, rev: 1, any: [{jwt: {issuer: 'https://x', algorithms: [ES256]}}]}\n",
             "t.yaml: resources[0].any[0].jwt.audiences: at least one, none of them empty, got nothing",
+        );
+        check(
+            "authn_revocations",
+            "resources:\n- {name: a, expires: 9, subject: {issuer: 'https://x', sub: s}}\n",
+            "t.yaml: resources[0].subject.since: seconds since the epoch, up to the year 9999, got \"0\"",
         );
     }
 

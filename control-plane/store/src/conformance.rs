@@ -1,5 +1,7 @@
 //! What every store must do, whatever is behind it.
 
+mod revocations;
+
 use model::{
     SecretHash,
     binding::{ApiKey, BindRequest, Binding},
@@ -310,6 +312,7 @@ async fn all(store: &dyn Store) {
     a_turn_is_ones_at_a_time(store).await;
     the_last_drift_is_kept(store).await;
     a_write_wakes_whoever_watches(store).await;
+    revocations::all(store).await;
 }
 
 #[tokio::test]
@@ -353,6 +356,8 @@ async fn state_moves_between_the_stores() {
     first.release(&id("busy"), &[]).await.unwrap();
     let paused = Controls { confirmed: Some("abc".into()), ..Controls::default() };
     assert!(first.decide("edge", &Controls::default(), &paused).await.unwrap());
+    let revoked = revocations::token("1", Some("alice"));
+    first.revoke(&revoked).await.unwrap();
     let (_aws, table) = dynamodb(folder.path()).await;
     let second = DynamoStore::open(table, Sealing::With(Keys::default())).await.unwrap();
     let third = sqlite("third.db");
@@ -376,7 +381,7 @@ async fn state_moves_between_the_stores() {
         lines
     };
     let before = lines(&first).await;
-    assert_eq!(before.len(), 1 + 2 + 2 + 1 + 2);
+    assert_eq!(before.len(), 1 + 2 + 2 + 1 + 1 + 3);
     let records = || before.iter().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>();
     for store in [&second as &dyn Store, &third] {
         assert_eq!(state::import(store, records()).await.unwrap(), 2);

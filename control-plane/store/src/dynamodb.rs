@@ -7,6 +7,7 @@
 mod hosts;
 mod kms;
 mod log;
+mod revocations;
 mod rows;
 
 use std::{
@@ -24,6 +25,7 @@ use model::{
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
+    revocation::{Revocation, table::MOST},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
@@ -37,8 +39,8 @@ use self::{
     },
 };
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
-    Store, StoreError, TURN_OF_THE_FUTURE, Write,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, Noted, OUTBOX_PAGE, Put,
+    REPORT_LIFETIME, Revoke, Store, StoreError, TURN_OF_THE_FUTURE, Write,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -54,6 +56,7 @@ pub struct DynamoStore {
     keys: RwLock<Arc<Keys>>,
     wrapped: Option<KmsKeys>,
     changes: watch::Sender<u64>,
+    most_revocations: usize,
 }
 
 /// With what secrets are sealed.
@@ -82,7 +85,12 @@ impl DynamoStore {
         log.last().await.map_err(|error| failed("opening the table", error))?;
         let changes = watch::Sender::new(0);
         tokio::spawn(announce_writes(Arc::clone(&log), changes.clone()));
-        Ok(Self { table, log, keys: RwLock::new(Arc::new(keys)), wrapped, changes })
+        Ok(Self { table, log, keys: RwLock::new(Arc::new(keys)), wrapped, changes, most_revocations: MOST })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_most_revocations(self, most_revocations: usize) -> Self {
+        Self { most_revocations, ..self }
     }
 
     /// Makes a new key, where KMS wraps them: it seals from now on. Whether there is one.
@@ -453,6 +461,30 @@ impl Store for DynamoStore {
             Ok(()) => Ok(()),
             Err(_) => Err(busy("writing the audit log")),
         }
+    }
+
+    async fn revoke(&self, revocation: &Revocation) -> Result<Revoke, StoreError> {
+        self.put_revocation(revocation, Noted::InTheLog).await
+    }
+
+    async fn take_back(&self, name: &str, by: &str) -> Result<Option<Revocation>, StoreError> {
+        self.remove_revocation(name, by).await
+    }
+
+    async fn restore_revocation(&self, revocation: &Revocation) -> Result<Revoke, StoreError> {
+        self.put_revocation(revocation, Noted::Nowhere).await
+    }
+
+    async fn revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError> {
+        self.read_revocation(name).await
+    }
+
+    async fn revocations(&self, known: Option<u64>) -> Result<Option<(Vec<Revocation>, u64)>, StoreError> {
+        self.revocations_since(known).await
+    }
+
+    async fn sweep_revocations(&self) -> Result<usize, StoreError> {
+        self.sweep_expired().await
     }
 
     async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError> {

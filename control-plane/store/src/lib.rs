@@ -13,6 +13,7 @@ use model::{
     instance::Instance,
     job::Job,
     platforms::{Owner, Platforms},
+    revocation::{Revocation, table::Full},
 };
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -161,6 +162,28 @@ fn claimed(host: String, instance: String, owner: &str, is_free: bool) -> Result
     })
 }
 
+/// The end of a revocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoke {
+    /// It holds.
+    Stored {
+        /// The entries that say so: its own, or what a full table was widened to.
+        entries: Vec<Revocation>,
+        /// Those of them that stand for others.
+        widened: Vec<Revocation>,
+    },
+    /// There is no room, and nothing was changed.
+    Full(Full),
+}
+
+/// Whether a write has its entry in the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    InTheLog,
+    /// It is another store's, which has its own.
+    Nowhere,
+}
+
 /// Jobs that go to the queue together.
 pub const OUTBOX_PAGE: u32 = 200;
 /// Entries that one answer holds.
@@ -233,6 +256,24 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Writes an entry of another store's audit log.
     async fn restore(&self, entry: &Entry) -> Result<(), StoreError>;
+
+    /// Revokes something, with its entry in the audit log. What was revoked under its name stays so. A full table widens.
+    async fn revoke(&self, revocation: &Revocation) -> Result<Revoke, StoreError>;
+
+    /// Takes a revocation back, with its entry in the audit log; nothing, when there is none of this name.
+    async fn take_back(&self, name: &str, by: &str) -> Result<Option<Revocation>, StoreError>;
+
+    /// Writes a revocation of another store, as it was there.
+    async fn restore_revocation(&self, revocation: &Revocation) -> Result<Revoke, StoreError>;
+
+    /// One revocation, if there is one of this name.
+    async fn revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError>;
+
+    /// All revocations and their version, which is another one after each change; nothing while it is the known one.
+    async fn revocations(&self, known: Option<u64>) -> Result<Option<(Vec<Revocation>, u64)>, StoreError>;
+
+    /// Takes away revocations of what has expired. How many.
+    async fn sweep_revocations(&self) -> Result<usize, StoreError>;
 
     /// Keeps what the last look around found.
     async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError>;

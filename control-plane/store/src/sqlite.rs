@@ -1,5 +1,6 @@
 //! The embedded store: tables in one SQLite file.
 
+mod revocations;
 mod tables;
 
 use std::{path::Path, time::Duration};
@@ -13,6 +14,7 @@ use model::{
     fleet::{FleetReport, ServedSizes},
     instance::Instance,
     job::Job,
+    revocation::{Revocation, table::MOST},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sqlite::{
@@ -23,8 +25,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, OUTBOX_PAGE, Put, REPORT_LIFETIME,
-    Refusal, Store, StoreError, TURN_OF_THE_FUTURE, Write, claimed,
+    AUDIT_KEPT, AUDIT_PAGE, Claim, Claimant, Claimed, InvalidKey, Keys, Noted, OUTBOX_PAGE, Put,
+    REPORT_LIFETIME, Refusal, Revoke, Store, StoreError, TURN_OF_THE_FUTURE, Write, claimed,
 };
 
 /// How often writes of other processes are looked for. Those of this process are announced at once.
@@ -39,6 +41,7 @@ pub struct SqliteStore {
     database: Database,
     keys: Keys,
     changes: watch::Sender<u64>,
+    most_revocations: usize,
 }
 
 impl SqliteStore {
@@ -55,7 +58,19 @@ impl SqliteStore {
         let writes = database.writes().map_err(opening)?;
         let changes = watch::Sender::new(0);
         tokio::spawn(announce_writes(writes, changes.clone()));
-        Ok(Self { database, keys, changes })
+        Ok(Self { database, keys, changes, most_revocations: MOST })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_most_revocations(self, most_revocations: usize) -> Self {
+        Self { most_revocations, ..self }
+    }
+
+    async fn write_revocation(&self, new: &Revocation, noted: Noted) -> Result<Revoke, StoreError> {
+        let (new, most) = (new.clone(), self.most_revocations);
+        let written = self.write("revoking", move |db| revocations::put(db, &new, most, noted)).await?;
+        self.announce();
+        Ok(written)
     }
 
     async fn read<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
@@ -502,6 +517,40 @@ impl Store for SqliteStore {
             Ok(Written::Keep(()))
         })
         .await
+    }
+
+    async fn revoke(&self, revocation: &Revocation) -> Result<Revoke, StoreError> {
+        self.write_revocation(revocation, Noted::InTheLog).await
+    }
+
+    async fn take_back(&self, name: &str, by: &str) -> Result<Option<Revocation>, StoreError> {
+        let (name, by) = (name.to_owned(), by.to_owned());
+        let gone = self.write("taking a revocation back", move |db| revocations::remove(db, &name, &by));
+        let gone = gone.await?;
+        self.announce();
+        Ok(gone)
+    }
+
+    async fn restore_revocation(&self, revocation: &Revocation) -> Result<Revoke, StoreError> {
+        self.write_revocation(revocation, Noted::Nowhere).await
+    }
+
+    async fn revocation(&self, name: &str) -> Result<Option<Revocation>, StoreError> {
+        let name = name.to_owned();
+        self.read("reading a revocation", move |db| revocations::read_one(db, &name)).await
+    }
+
+    async fn revocations(&self, known: Option<u64>) -> Result<Option<(Vec<Revocation>, u64)>, StoreError> {
+        self.read("reading revocations", move |db| revocations::since(db, known)).await
+    }
+
+    async fn sweep_revocations(&self) -> Result<usize, StoreError> {
+        let swept = self.write("sweeping revocations", |db| {
+            Ok(Written::Keep(revocations::sweep(db, revocations::now_secs(), MOST)?))
+        });
+        let swept = swept.await?;
+        self.announce();
+        Ok(swept)
     }
 
     async fn note_drift(&self, drift: &Drift) -> Result<(), StoreError> {

@@ -6,10 +6,11 @@ use model::{
     audit::{Entry, Query},
     controls::Controls,
     instance::Instance,
+    revocation::Revocation,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{AUDIT_KEPT, Claim, Claimant, Claimed, Put, Store, StoreError, Write};
+use crate::{AUDIT_KEPT, Claim, Claimant, Claimed, Put, Revoke, Store, StoreError, Write};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub enum Record {
         /// What.
         controls: Controls,
     },
+    /// What was withdrawn before its time.
+    Revocation(Box<Revocation>),
     /// An entry of the audit log.
     Audit(Box<Entry>),
 }
@@ -52,7 +55,7 @@ pub enum StateError {
     Store(#[from] StoreError),
 }
 
-/// Everything, in the order in which it is read back: instances, hosts, decisions, and the audit log from its beginning.
+/// Everything, in the order in which it is read back: instances, hosts, decisions, revocations, and the audit log from its beginning.
 pub async fn export(store: &dyn Store, group: &str) -> Result<Vec<Record>, StoreError> {
     let mut records = vec![Record::Gatehouse { version: VERSION }];
     let (instances, _) = store.changed_since(0).await?;
@@ -62,6 +65,8 @@ pub async fn export(store: &dyn Store, group: &str) -> Result<Vec<Record>, Store
     if controls != Controls::default() {
         records.push(Record::Controls { group: group.to_owned(), controls });
     }
+    let revocations = store.revocations(None).await?.map(|(entries, _)| entries).unwrap_or_default();
+    records.extend(revocations.into_iter().map(|entry| Record::Revocation(Box::new(entry))));
     let (mut entries, mut query) = (Vec::new(), Query::default());
     loop {
         let page = store.audit(&query).await?;
@@ -106,6 +111,11 @@ pub async fn import(
             Record::Controls { group, controls } => {
                 if !store.decide(&group, &Controls::default(), &controls).await? {
                     return Err(StateError::Refused(format!("there are decisions for {group} already")));
+                }
+            }
+            Record::Revocation(entry) => {
+                if let Revoke::Full(full) = store.restore_revocation(&entry).await? {
+                    return Err(StateError::Refused(full.to_string()));
                 }
             }
             Record::Audit(entry) => store.restore(&entry).await?,

@@ -10,6 +10,7 @@ macro_rules! defaults {
 defaults![
     "authn_key_sets.yaml",
     "authn_policies.yaml",
+    "authn_revocations.yaml",
     "authz_policies.yaml",
     "clusters.yaml",
     "edge_clusters.yaml",

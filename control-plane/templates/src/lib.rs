@@ -571,7 +571,7 @@ mod tests {
             ("edge.yaml", "{# kind: runtime #}{% for name in context %}{{ name }}{% endfor %}"),
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
-        assert_eq!(templates.lists(), [("hosts", "id")].into());
+        assert_eq!(templates.lists(), [("hosts", "id"), ("revocations", "name")].into());
         let value = json!({"id": "a"});
         let item = Item { id: InstanceId::of_item("hosts", "a"), list: "hosts".into(), value };
         let values = Values::from([("limits".to_owned(), Arc::new(json!({"burst": 3})))]);

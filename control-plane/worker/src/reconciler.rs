@@ -101,6 +101,10 @@ impl Reconciler {
         // Also after a failure: another process may have more luck.
         self.worker.store.take_turn(TASK, &holder, Duration::ZERO).await?;
         let drift = looked?;
+        let swept = self.worker.store.sweep_revocations().await?;
+        if swept > 0 {
+            tracing::info!(swept, "revocations of what has expired are gone");
+        }
         self.worker.store.note_drift(&drift).await?;
         Ok(Some(drift))
     }

@@ -139,7 +139,7 @@ mod tests {
         KeySet::try_from(pb::authn::KeySet {
             name,
             jwks: format!("{{\"keys\":[{keys}]}}"),
-            uri: String::new(),
+            ..Default::default()
         })
     }
 

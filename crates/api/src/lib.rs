@@ -10,6 +10,7 @@ pub mod path;
 pub mod authn;
 pub mod authz;
 pub mod key_set;
+pub mod revocation;
 
 mod descriptors;
 mod invalid;

@@ -41,6 +41,8 @@ impl fmt::Display for Role {
 pub enum ResourceType {
     /// `gatehouse.authn.v1.KeySet`
     AuthnKeySet,
+    /// `gatehouse.authn.v1.Revocations`; before the policies by which what they withdraw would be good.
+    AuthnRevocations,
     /// `gatehouse.authn.v1.Policy`
     AuthnPolicy,
     /// `gatehouse.authz.v1.Policy`
@@ -71,8 +73,9 @@ const URL_PREFIX: &str = "type.googleapis.com/";
 
 impl ResourceType {
     /// All of them, in the order of pushes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AuthnKeySet,
+        Self::AuthnRevocations,
         Self::AuthnPolicy,
         Self::AuthzPolicy,
         Self::RateLimitConfig,
@@ -96,6 +99,7 @@ impl ResourceType {
     pub fn url(self) -> &'static str {
         match self {
             Self::AuthnKeySet => "type.googleapis.com/gatehouse.authn.v1.KeySet",
+            Self::AuthnRevocations => "type.googleapis.com/gatehouse.authn.v1.Revocations",
             Self::AuthnPolicy => "type.googleapis.com/gatehouse.authn.v1.Policy",
             Self::AuthzPolicy => "type.googleapis.com/gatehouse.authz.v1.Policy",
             Self::RateLimitConfig => "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig",
@@ -119,7 +123,7 @@ impl ResourceType {
     /// Whose streams carry this type.
     pub fn role(self) -> Role {
         match self {
-            Self::AuthnKeySet | Self::AuthnPolicy => Role::Authn,
+            Self::AuthnKeySet | Self::AuthnRevocations | Self::AuthnPolicy => Role::Authn,
             Self::AuthzPolicy => Role::Authz,
             Self::RateLimitConfig => Role::Ratelimit,
             _ => Role::Envoy,
@@ -147,10 +151,17 @@ impl ResourceType {
         self.is_full_set() || self == Self::VirtualHost
     }
 
+    /// Whether its resources take something away from what the others allow. To have none is as good a state as any; to
+    /// have lost one would let too much pass.
+    pub fn takes_away(self) -> bool {
+        self == Self::AuthnRevocations
+    }
+
     /// What templates and operators call it.
     pub fn label(self) -> &'static str {
         match self {
             Self::AuthnKeySet => "authn_key_sets",
+            Self::AuthnRevocations => "authn_revocations",
             Self::AuthnPolicy => "authn_policies",
             Self::AuthzPolicy => "authz_policies",
             Self::RateLimitConfig => "rate_limits",

@@ -88,7 +88,9 @@ impl<H: Handler> Client<H> {
     fn load_from_disk(&mut self) -> std::io::Result<()> {
         for kind in self.kinds.clone() {
             let resources = self.disk.load(kind)?;
-            if !resources.is_empty() {
+            // Of what takes something away, a part is worse than nothing, and nothing is as good as any.
+            let is_known = if kind.takes_away() { self.disk.is_whole(kind)? } else { !resources.is_empty() };
+            if is_known {
                 self.note_answered(kind);
             }
             for resource in resources {
@@ -182,7 +184,10 @@ impl<H: Handler> Client<H> {
                     refusals.extend(self.take_out(kind, &name).err());
                 }
                 self.handler.commit();
-                self.note_answered(kind);
+                match self.disk.note_answered(kind) {
+                    Ok(()) => self.note_answered(kind),
+                    Err(error) => refusals.push(format!("{kind}: keeping them on disk: {error}")),
+                }
             }
         }
         let error_detail = (!refusals.is_empty()).then(|| {
@@ -267,11 +272,19 @@ mod tests {
     const KIND: ResourceType = ResourceType::AuthzPolicy;
 
     fn client(folder: &std::path::Path, loaded: Arc<Mutex<bool>>) -> (Client<Seen>, Seen) {
+        client_of(KIND, folder, loaded)
+    }
+
+    fn client_of(
+        kind: ResourceType,
+        folder: &std::path::Path,
+        loaded: Arc<Mutex<bool>>,
+    ) -> (Client<Seen>, Seen) {
         let seen = Seen::default();
         let disk = LastGood::open(folder).unwrap();
         let server = Server::new("http://127.0.0.1:1", None).unwrap();
         let on_loaded = move || *loaded.lock().unwrap() = true;
-        (Client::load(server, "edge/i-1/authz", &[KIND], disk, seen.clone(), on_loaded).unwrap(), seen)
+        (Client::load(server, "edge/i-1/authz", &[kind], disk, seen.clone(), on_loaded).unwrap(), seen)
     }
 
     fn response(resources: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {
@@ -304,6 +317,29 @@ mod tests {
         assert_eq!(*seen.0.lock().unwrap(), ["+a@1", "!"]);
         let request = second.first_request(KIND, true);
         assert_eq!(request.initial_resource_versions, HashMap::from([("a@1".into(), "v".into())]));
+    }
+
+    #[test]
+    fn a_sidecar_starts_from_disk_without_revocations_only_if_it_was_told_that_there_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let kind = ResourceType::AuthnRevocations;
+        let is_loaded = || {
+            let loaded = Arc::default();
+            let (client, _) = client_of(kind, folder.path(), Arc::clone(&loaded));
+            (client, *loaded.lock().unwrap())
+        };
+        let (mut first, loaded) = is_loaded();
+        assert!(!loaded);
+        let nothing = DeltaDiscoveryResponse { type_url: kind.url().into(), ..Default::default() };
+        assert_eq!(first.answer(nothing).error_detail, None);
+        assert!(is_loaded().1);
+        let resource = Resource { name: "a".into(), version: "v".into(), ..Default::default() };
+        first.disk.keep(kind, &resource).unwrap();
+        assert!(is_loaded().1);
+        for entry in std::fs::read_dir(folder.path().join(kind.label())).unwrap() {
+            std::fs::write(entry.unwrap().path(), b"x").unwrap();
+        }
+        assert!(!is_loaded().1, "one was lost, and what it withdrew would pass");
     }
 
     #[test]

@@ -48,6 +48,28 @@ impl LastGood {
         Ok(resources)
     }
 
+    /// Remembers that this type was answered, also with nothing.
+    pub fn note_answered(&self, kind: ResourceType) -> io::Result<()> {
+        files::private_folder(&self.folder.join(kind.label()))
+    }
+
+    /// Whether this type was ever answered, and nothing of it was lost since.
+    pub fn is_whole(&self, kind: ResourceType) -> io::Result<bool> {
+        let entries = match fs::read_dir(self.folder.join(kind.label())) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            // What a crash left half written was never acknowledged.
+            if is_resource(&path) && read(&path)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Keeps a resource. It is on disk when this returns.
     pub fn keep(&self, kind: ResourceType, resource: &Resource) -> io::Result<()> {
         let path = self.path(kind, &resource.name);
@@ -70,9 +92,13 @@ impl LastGood {
     }
 }
 
+fn is_resource(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "pb")
+}
+
 /// `None` when the file is cut short, changed, or the unfinished one of a crash.
 fn read(path: &Path) -> io::Result<Option<Resource>> {
-    if path.extension().is_none_or(|extension| extension != "pb") {
+    if !is_resource(path) {
         return Ok(None);
     }
     Ok(files::read_checked(path)?.and_then(|body| Resource::decode(body.as_slice()).ok()))
@@ -115,6 +141,20 @@ mod tests {
         fs::write(disk.path(KIND, "good").with_extension("new"), b"half").unwrap();
         let names: Vec<_> = disk.load(KIND).unwrap().into_iter().map(|kept| kept.name).collect();
         assert_eq!(names, ["good"]);
+    }
+
+    #[test]
+    fn a_type_is_whole_once_it_was_answered_until_something_of_it_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LastGood::open(folder.path()).unwrap();
+        assert!(!disk.is_whole(KIND).unwrap(), "nobody has ever said that there is nothing");
+        disk.note_answered(KIND).unwrap();
+        assert!(disk.is_whole(KIND).unwrap());
+        disk.keep(KIND, &resource("a")).unwrap();
+        fs::write(disk.path(KIND, "b").with_extension("new"), b"half").unwrap();
+        assert!(disk.is_whole(KIND).unwrap());
+        fs::write(disk.path(KIND, "a"), b"x").unwrap();
+        assert!(!disk.is_whole(KIND).unwrap());
     }
 
     #[test]

@@ -133,6 +133,9 @@ impl Question<'_> {
     fn known(&self, place: Place<'_>, methods: Methods, text: &str) -> Result<Arc<Known>, Halt> {
         let id = self.memory.tokens.id(&self.policy.id, place, text);
         let known = self.looked_up(&id, methods, text)?;
+        if self.state.revocations.revokes(&known.proven.identity.facts()) {
+            return Err(Stop::Invalid("the credential was revoked").into());
+        }
         // The first of those that took it, since they may ask for different proofs.
         let number = known.methods.first().ok_or(Stop::Invalid(UNREADABLE))?;
         let asked = Asked { facts: self.facts, text, replays: self.memory.replays, now: self.now };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use api::authn::PolicyId;
 use sidecar::ext_authz::{Decision, Record};
 
+use crate::revocations::TokenFacts;
+
 /// The key of this sidecar in the dynamic metadata.
 const KEY: &str = "authn";
 
@@ -84,6 +86,22 @@ impl Identity {
             token: next(),
             session: next(),
             credential: next(),
+        }
+    }
+
+    /// What it could be revoked by.
+    pub(crate) fn facts(&self) -> TokenFacts<'_> {
+        fn some(text: &str) -> Option<&str> {
+            (!text.is_empty()).then_some(text)
+        }
+        let texts = self.texts();
+        TokenFacts {
+            issuer: self.issuer.as_deref(),
+            jti: some(texts.token),
+            sid: some(texts.session),
+            subject: texts.subject,
+            issued_at: self.issued_at,
+            api_key: if self.method == "api_key" { some(texts.credential) } else { None },
         }
     }
 

@@ -1,25 +1,26 @@
-//! What is in force: policies and keys, swapped as a whole while requests read them.
+//! What is in force: policies, keys and what was revoked, swapped as a whole while requests read them.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use api::{ResourceType, authn, key_set::KeySet, pb};
+use api::{ResourceType, authn, key_set::KeySet, pb, revocation::Revocation};
 use arc_swap::ArcSwap;
 use jwt::Keys;
 use prost::Message as _;
 use xds::{Handler, Table};
 
-use crate::{learned::Learned, policy::Policy};
+use crate::{learned::Learned, policy::Policy, revocations::Revocations};
 
 /// Read by every request.
 #[derive(Default)]
 pub struct State(ArcSwap<Snapshot>);
 
-/// Policies and keys of one moment.
+/// Policies, keys and revocations of one moment.
 #[derive(Clone, Default)]
 pub(crate) struct Snapshot {
     pub(crate) policies: Table<Policy>,
     pub(crate) keys: HashMap<String, Issuer>,
     pub(crate) learned: Arc<Learned>,
+    pub(crate) revocations: Revocations,
 }
 
 /// An issuer's keys, and where there may be more.
@@ -76,6 +77,14 @@ impl Handler for Follower {
                 let issuer = Issuer { keys: Arc::new(Keys::new(set)?), uri, servers };
                 self.next.keys.insert(name, issuer);
             }
+            ResourceType::AuthnRevocations => {
+                let wire = pb::authn::Revocations::decode(body).map_err(|error| text(&error))?;
+                let revocation = Revocation::try_from(wire).map_err(|error| text(&error))?;
+                if revocation.name != name {
+                    return Err(format!("name: must be the resource's name, got {:?}", revocation.name));
+                }
+                self.next.revocations.insert(revocation);
+            }
             other => return Err(format!("{other} are not for this sidecar")),
         }
         Ok(())
@@ -84,6 +93,7 @@ impl Handler for Follower {
     fn remove(&mut self, kind: ResourceType, name: &str) {
         match kind {
             ResourceType::AuthnPolicy => self.next.policies.remove(name, Instant::now()),
+            ResourceType::AuthnRevocations => self.next.revocations.remove(name),
             _ => {
                 self.next.keys.remove(name);
             }
@@ -92,5 +102,34 @@ impl Handler for Follower {
 
     fn commit(&mut self) {
         self.state.0.store(Arc::new(self.next.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TokenFacts;
+
+    #[test]
+    fn a_revocation_holds_from_its_commit_to_its_removal() {
+        let kind = ResourceType::AuthnRevocations;
+        let state = Arc::new(State::default());
+        let mut follower = Follower::new(Arc::clone(&state));
+        let token = pb::authn::revocations::Token { issuer: "i".into(), jti: "j".into() };
+        let what = Some(pb::authn::revocations::What::Token(token));
+        let body = pb::authn::Revocations { name: "a".into(), what, expires: 9 }.encode_to_vec();
+        let facts = TokenFacts { issuer: Some("i"), jti: Some("j"), ..TokenFacts::default() };
+        let is_revoked = || state.load().revocations.revokes(&facts);
+        assert_eq!(
+            follower.upsert(kind, "b", &body).unwrap_err(),
+            "name: must be the resource's name, got \"a\""
+        );
+        follower.upsert(kind, "a", &body).unwrap();
+        assert!(!is_revoked());
+        follower.commit();
+        assert!(is_revoked());
+        follower.remove(kind, "a");
+        follower.commit();
+        assert!(!is_revoked());
     }
 }

@@ -472,3 +472,19 @@ fn a_stream_costs_what_differs_from_the_snapshot() {
         .fold((0, 0), |(held, differs), (_, told)| (held + told.held_count(), differs + told.differences()));
     assert_eq!((held, differs), (3_005, 0));
 }
+
+#[test]
+fn a_revocation_goes_at_once_since_no_route_names_it() {
+    let mut world = World::new(&[Role::Authn]);
+    let kind = ResourceType::AuthnRevocations;
+    let id: InstanceId = "r".parse().unwrap();
+    let resources = vec![resource(kind, "token:0", "1", Some("r"))];
+    world.change([(id.clone(), Some(Arc::new(Bundle { rev: 0, resources })))]);
+    let mut authn = world.stream(Role::Authn, Variant::Delta);
+    authn.ask(kind, &["*"]);
+    assert_eq!(authn.hear(), ["authn_revocations: +token:0"]);
+    authn.accept(kind, &[]);
+    world.change([(id, None)]);
+    authn.update(&world);
+    assert_eq!(authn.hear(), ["authn_revocations: -token:0"]);
+}

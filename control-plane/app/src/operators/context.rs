@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use context::Sources;
-use model::{context::Service, node::Transport};
+use model::{context::Service, node::Transport, revocation::LIST};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,7 +34,8 @@ pub(super) async fn context(State(operators): State<Operators>) -> Response {
     let services: Vec<_> = services.map(|service| redacted(service)).collect();
     let values = operators.sources.as_ref().map(Sources::shown).unwrap_or_default();
     // Public keys, which a render elsewhere needs too.
-    let values = with_keys(values, &operators.keys.sets().borrow());
+    let mut values = with_keys(values, &operators.keys.sets().borrow());
+    values.extend(context.values.get(LIST).map(|list| (LIST.to_owned(), list.clone())));
     Json(json!({ "context": values, "services": services })).into_response()
 }
 

@@ -19,6 +19,7 @@ use model::{
     fleet::ServedSizes,
     instance::{Instance, Published, Request},
     node::{NodeFacts, Selection, Transport},
+    revocation::LIST,
 };
 use prometheus_client::registry::Registry;
 use resources::Resource;
@@ -61,7 +62,10 @@ impl World {
         let (folder, registry) = (std::env::temp_dir(), &mut Registry::default());
         let validator = config::validator(&args.validate_with, &edge, &folder, registry)?;
         let settings = Settings::new(&edge, ServedSizes::new(), validator)?;
-        let context = Context { values: fetched(args).await?, ..Context::default() };
+        let mut values = Values::clone(&*fetched(args).await?);
+        // Those of a store come with the context that is written down, where somebody wants them.
+        values.entry(LIST.to_owned()).or_insert_with(|| Arc::new(Value::Array(Vec::new())));
+        let context = Context { values: Arc::new(values), ..Context::default() };
         Ok(Self {
             templates: Arc::new(templates),
             settings: Arc::new(settings),

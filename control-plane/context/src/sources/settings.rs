@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+use model::revocation::LIST;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -85,7 +86,7 @@ struct Raw {
 /// More is a sign that one source should hold a list.
 const MAX_SOURCES: usize = 64;
 /// Names of the context that no source has: the control plane itself says what they are.
-const RESERVED: [&str; 2] = ["issuers", "key_servers"];
+const RESERVED: [&str; 3] = ["issuers", "key_servers", LIST];
 const INTERVAL: Duration = Duration::from_secs(30);
 /// A source that is asked more often is asked for nothing but load.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -119,7 +120,10 @@ impl Source {
             return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
         }
         if RESERVED.contains(&name.as_str()) {
-            let what = format!("none of {}, which the keys of issuers have", RESERVED.join(", "));
+            let what = format!(
+                "none of {}, which the keys of issuers and what operators revoked have",
+                RESERVED.join(", ")
+            );
             return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
         }
         let span = |field: &str, text: &Option<String>, default: Duration| match text {

@@ -17,6 +17,8 @@ pub(super) const CONTROLS: &str = "controls";
 pub(super) const DRIFT: &str = "drift";
 /// Whose each task is.
 pub(super) const TURNS: &str = "turns";
+/// What was withdrawn before its time, by name; also who counts it.
+pub(super) const REVOCATIONS: &str = "revocations";
 /// How much was served, by group.
 pub(super) const SIZES: &str = "sizes";
 /// Who has how many instances and hosts, by owner.

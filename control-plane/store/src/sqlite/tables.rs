@@ -2,7 +2,7 @@
 
 use sqlite::Part;
 
-pub(super) const TABLES: Part = Part { name: "store", migrations: &[FIRST, OWNERS, TURNS] };
+pub(super) const TABLES: Part = Part { name: "store", migrations: &[FIRST, OWNERS, TURNS, REVOCATIONS] };
 
 /// Files that are older than the numbering have these tables already.
 const FIRST: &str = "
@@ -27,6 +27,14 @@ const FIRST: &str = "
 const TURNS: &str = "
     CREATE TABLE turns (task TEXT PRIMARY KEY, holder TEXT NOT NULL, until_ms INTEGER NOT NULL) STRICT;
     CREATE TABLE drift (body TEXT NOT NULL) STRICT;
+";
+
+/// What was withdrawn before its time.
+const REVOCATIONS: &str = "
+    CREATE TABLE revocations (name TEXT PRIMARY KEY, expires INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+    CREATE INDEX revocations_by_expiry ON revocations (expires) WHERE expires > 0;
+    CREATE TABLE revocations_version (last INTEGER NOT NULL) STRICT;
+    INSERT INTO revocations_version VALUES (0);
 ";
 
 /// Instances and hosts belong to a tenant of a platform, hosts cool down, and changes are written into a log.

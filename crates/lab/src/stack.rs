@@ -44,6 +44,8 @@ pub struct Layout {
     pub control_plane_args: Vec<String>,
     /// More of its environment.
     pub control_plane_env: Vec<(String, String)>,
+    /// More flags for the authentication sidecar.
+    pub authn_args: Vec<String>,
 }
 
 /// PEM files of both sides of mutual TLS.
@@ -254,6 +256,9 @@ impl Stack {
             args.push(format!("--xds-cert={}", certificate.display()));
             args.push(format!("--xds-key={}", key.display()));
             args.push(format!("--xds-ca={}", ca.display()));
+        }
+        if name == "authn" {
+            args.extend(self.layout.authn_args.iter().cloned());
         }
         let program = self.layout.bin_dir.join(format!("gatehouse-{name}"));
         let mut process = Process::start(name, &program, &args, &self.layout.log(name))?;

@@ -153,6 +153,7 @@ fn keep_policy(folder: &Path) -> anyhow::Result<()> {
     }
     // That there are none has to be said.
     disk.note_answered(ResourceType::AuthnRevocations)?;
+    disk.note_answered(ResourceType::AuthnIdentityKey)?;
     Ok(())
 }
 

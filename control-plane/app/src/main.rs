@@ -8,6 +8,7 @@ mod edge;
 mod engines;
 mod folder;
 mod followed;
+mod identity;
 #[cfg(test)]
 mod interleavings;
 mod issuers;

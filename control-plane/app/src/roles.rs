@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use queue::Queue;
 use resources::History;
 use runtime::{Admin, Readiness, Shutdown};
+use serde_json::json;
 use store::Store;
 use tokio::{
     net::TcpListener,
@@ -28,6 +29,7 @@ use crate::{
     engines::{self, Engines, Providers},
     folder,
     followed::{self, Followed},
+    identity::Identity,
     issuers::FollowedKeys,
     listener,
     operators::Operators,
@@ -102,7 +104,10 @@ impl App {
                 .await
                 .with_context(|| kept.display().to_string())?;
             tasks.spawn(follow_sources);
-            let values = followed.values(found.values(), &mut tasks);
+            let own = config.identity.as_ref().map(|identity| identity.keys(&mut tasks));
+            // Without any nothing changes.
+            let own = own.unwrap_or_else(|| watch::Sender::new(Arc::new(json!([]))).subscribe());
+            let values = followed.values(found.values(), own, &mut tasks);
             let (contexts, follow) =
                 context::follow(store.clone(), group.clone(), values).await.context("reading the store")?;
             (sources, seen) = (Some(found), Some(contexts.clone()));
@@ -147,7 +152,9 @@ impl App {
             group,
             reconciler,
         };
-        let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
+        let public = config.identity.as_ref().map(Identity::router).unwrap_or_default();
+        let router =
+            router.merge(public).merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());
         let end = tokio::spawn(async move { serve.await });

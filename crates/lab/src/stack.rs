@@ -233,6 +233,7 @@ impl Stack {
             "run_dir": self.layout.run_dir(),
             "access_log_module": access_log_module,
             "rest": {"refresh_delay": REFRESH_DELAY},
+            "identity": {"issuer": "https://edge.example.test/identity/"},
         });
         for (name, value) in self.layout.edge.as_object().into_iter().flatten() {
             settings[name] = value.clone();

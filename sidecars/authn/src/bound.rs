@@ -30,8 +30,8 @@ impl Method for SenderConstrained {
         match verify(name, &self.jwt, credential, state, now) {
             Outcome::Good(found) => {
                 let is_bound = match self.by {
-                    SenderProof::Dpop => found.confirmation.key.is_some(),
-                    SenderProof::Certificate => found.confirmation.certificate.is_some(),
+                    SenderProof::Dpop => found.bound_to().key.is_some(),
+                    SenderProof::Certificate => found.bound_to().certificate.is_some(),
                 };
                 if is_bound {
                     Outcome::Good(found)
@@ -45,7 +45,7 @@ impl Method for SenderConstrained {
 
     fn confirm(&self, found: &Proven, asked: &Asked<'_>) -> Result<(), Stop> {
         confirm_certificate(found, asked)?;
-        match (self.by, found.confirmation.key) {
+        match (self.by, found.bound_to().key) {
             (SenderProof::Dpop, Some(key)) => confirm_key(&key, asked),
             _ => refuse_bound_to_key(found),
         }

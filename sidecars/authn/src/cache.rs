@@ -51,8 +51,9 @@ struct ByTexts;
 
 /// With 100,000 tokens of a common size it holds them all.
 const MAX_BYTES: u64 = 40 * 1024 * 1024;
-/// Of a common size, for the tables' first size.
-const COMMON: usize = 1_000;
+/// Of a common size. The tables have room for them from the start: one that grows is there twice for a while, and pages
+/// that nobody has touched cost nothing.
+const COMMON: usize = 110_000;
 /// Seconds. A change of policy, key or revocation is looked at with each hit; this is for what nobody looks at.
 const LONGEST: f64 = 300.0;
 /// Seconds. Who repeats a bad credential at once costs a hash, and who mends a key waits no longer than this.
@@ -127,8 +128,6 @@ impl Weighter<Id, Arc<Known>> for ByTexts {
 
 #[cfg(test)]
 mod tests {
-    use jwt::Confirmation;
-
     use super::*;
     use crate::identity::{Identity, Texts};
 
@@ -140,7 +139,7 @@ mod tests {
 
     fn alice(keys: &Arc<jwt::Keys>, until: f64) -> Proven {
         let identity = Identity::new("jwt", Texts { subject: "alice", ..Texts::default() });
-        Proven { identity, keys: Some(Arc::downgrade(keys)), confirmation: Confirmation::default(), until }
+        Proven { identity, keys: Some(Arc::downgrade(keys)), confirmation: None, until }
     }
 
     #[test]

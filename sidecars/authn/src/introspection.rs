@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     identity::{Identity, Texts},
     jwt::bearer,
-    method::{Credential, Method, Outcome, Place, Proven, Stop},
+    method::{Credential, Method, Outcome, Place, Proven, Stop, boxed},
     state::Snapshot,
     work::Work,
 };
@@ -124,7 +124,7 @@ pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Prove
     let identity = Identity::new("introspection", texts).by(asked.issuer.clone());
     let identity = identity.between(answer.iat, answer.exp);
     let until = answer.exp.unwrap_or(f64::INFINITY).min(now + asked.cache.as_secs_f64());
-    let confirmation = answer.cnf.map_or(Ok(Confirmation::default()), confirmation)?;
+    let confirmation = answer.cnf.map(confirmation).transpose()?.and_then(boxed);
     Ok(Proven { identity, keys: None, confirmation, until })
 }
 

@@ -133,7 +133,7 @@ impl Ask<'_> {
     /// What is decided, by these memories.
     fn with(&self, tokens: &Tokens, replays: &Replays) -> (Decision, Label) {
         let request = self.request();
-        let memory = Memory { tokens, replays, done: &[] };
+        let memory = Memory { tokens, replays, issued: &Issued::default(), done: &[] };
         match decide(&Facts::read(&request).unwrap(), &state(), &memory, NOW) {
             Verdict::Decided(decision, label) => (decision, label),
             Verdict::Wait(_) => panic!("nothing here takes long"),

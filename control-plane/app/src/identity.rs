@@ -47,7 +47,7 @@ impl Identity {
     }
 
     /// What the sidecars sign with; another value each day.
-    pub(crate) fn keys(&self, tasks: &mut JoinSet<()>) -> watch::Receiver<Arc<Value>> {
+    fn keys(&self, tasks: &mut JoinSet<()>) -> watch::Receiver<Arc<Value>> {
         let own = self.clone();
         let signing = move || own.secret.signing(&own.group, &own.issuer, now());
         let (sender, receiver) = watch::channel(Arc::new(signing()));
@@ -69,7 +69,7 @@ impl Identity {
     }
 
     /// What upstreams verify with, for anybody: a JWK Set, and where it is (OpenID Connect Discovery 1.0 section 4).
-    pub(crate) fn router(&self) -> Router {
+    fn router(&self) -> Router {
         let (own, issuer) = (self.clone(), self.issuer.clone());
         let jwks = move || {
             let keys = own.secret.public(&own.group, now());
@@ -90,6 +90,17 @@ impl Identity {
             .route("/identity/jwks.json", get(jwks))
             .route("/identity/.well-known/openid-configuration", get(discovery))
     }
+}
+
+/// What the sidecars sign with: nothing, where nobody signs.
+pub(crate) fn keys(who: Option<&Identity>, tasks: &mut JoinSet<()>) -> watch::Receiver<Arc<Value>> {
+    // Without a sender nothing changes.
+    who.map_or_else(|| watch::channel(Arc::new(json!([]))).1, |identity| identity.keys(tasks))
+}
+
+/// What anybody may ask for.
+pub(crate) fn router(who: Option<&Identity>) -> Router {
+    who.map(Identity::router).unwrap_or_default()
 }
 
 fn now() -> u64 {

@@ -15,7 +15,6 @@ use prometheus_client::registry::Registry;
 use queue::Queue;
 use resources::History;
 use runtime::{Admin, Readiness, Shutdown};
-use serde_json::json;
 use store::Store;
 use tokio::{
     net::TcpListener,
@@ -29,7 +28,7 @@ use crate::{
     engines::{self, Engines, Providers},
     folder,
     followed::{self, Followed},
-    identity::Identity,
+    identity,
     issuers::FollowedKeys,
     listener,
     operators::Operators,
@@ -79,7 +78,7 @@ impl App {
         let said = Said::follow(&config, &mut tasks)?;
         let followed = FollowedKeys::start(&config, &mut registry, &mut tasks).await?;
         let issuers = followed.issuers(&mut tasks);
-        let router = broker_router(&config, &store, &said, &issuers);
+        let router = public_router(&config, &store, &said, &issuers);
         let reconciler = if config.roles.worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
             let worker = new_worker(&config, &store, &queue, &said).await?;
@@ -104,9 +103,7 @@ impl App {
                 .await
                 .with_context(|| kept.display().to_string())?;
             tasks.spawn(follow_sources);
-            let own = config.identity.as_ref().map(|identity| identity.keys(&mut tasks));
-            // Without any nothing changes.
-            let own = own.unwrap_or_else(|| watch::Sender::new(Arc::new(json!([]))).subscribe());
+            let own = identity::keys(config.identity.as_ref(), &mut tasks);
             let values = followed.values(found.values(), own, &mut tasks);
             let (contexts, follow) =
                 context::follow(store.clone(), group.clone(), values).await.context("reading the store")?;
@@ -152,9 +149,7 @@ impl App {
             group,
             reconciler,
         };
-        let public = config.identity.as_ref().map(Identity::router).unwrap_or_default();
-        let router =
-            router.merge(public).merge(operators.router()).merge(Admin::new(registry, readiness).router());
+        let router = router.merge(operators.router()).merge(Admin::new(registry, readiness).router());
         tracing::info!(http = %http.local_addr()?, xds = %config.xds, "serving");
         let serve = axum::serve(http, router).with_graceful_shutdown(shutdown.wait());
         let end = tokio::spawn(async move { serve.await });
@@ -210,15 +205,16 @@ impl Said {
     }
 }
 
-/// Nothing, where this process is no broker.
-fn broker_router(
+/// What is not for operators: the broker, where this process is one, and the keys of identity tokens.
+fn public_router(
     config: &Config,
     store: &Arc<dyn Store>,
     said: &Said,
     issuers: &watch::Receiver<Arc<Issuers>>,
 ) -> Router {
+    let public = identity::router(config.identity.as_ref());
     if !config.roles.broker {
-        return Router::new();
+        return public;
     }
     let broker = Broker {
         store: store.clone(),
@@ -229,7 +225,7 @@ fn broker_router(
         issuers: issuers.clone(),
         edge: Arc::new(config.edge.facts()),
     };
-    broker.router()
+    broker.router().merge(public)
 }
 
 fn new_metrics(registry: &mut Registry) -> (Metrics, publisher::Metrics) {

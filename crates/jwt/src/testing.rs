@@ -79,6 +79,8 @@ pub fn keys() -> Keys {
     Keys::new(set).unwrap()
 }
 
+pub use crate::claims_of;
+
 /// What somebody reads of a token who trusts this issuer's published keys.
 #[allow(clippy::cast_precision_loss)]
 pub fn read_by(jwks: &str, issuer: &str, audience: &str, token: &str, now: u64) -> Result<Verified, Refusal> {

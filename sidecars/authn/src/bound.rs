@@ -6,6 +6,7 @@ use jwt::Proof;
 
 use crate::{
     credentials::{Presented, header},
+    identity::Kind,
     jwt::{challenge, verify},
     method::{
         Asked, Credential, Method, Outcome, Place, Proven, Stop, confirm_certificate, refuse_bound_to_key,
@@ -24,8 +25,8 @@ impl Method for SenderConstrained {
 
     fn verify(&self, credential: &Credential<'_>, state: &Snapshot, now: f64) -> Outcome {
         let name = match self.by {
-            SenderProof::Dpop => "dpop",
-            SenderProof::Certificate => "mtls_bound",
+            SenderProof::Dpop => Kind::Dpop,
+            SenderProof::Certificate => Kind::MtlsBound,
         };
         match verify(name, &self.jwt, credential, state, now) {
             Outcome::Good(found) => {

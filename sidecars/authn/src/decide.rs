@@ -112,7 +112,7 @@ impl Question<'_> {
         };
         let record = identity.record(&policy.id, facts.decision_id());
         let decision = Decision::Allow { record, headers, remove: policy.hidden.clone() };
-        let label = Label { method: identity.method, result: DecisionResult::Authenticated };
+        let label = Label { method: identity.kind.name(), result: DecisionResult::Authenticated };
         Verdict::Decided(decision, label)
     }
 

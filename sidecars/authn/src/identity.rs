@@ -10,11 +10,41 @@ use crate::revocations::TokenFacts;
 /// The key of this sidecar in the dynamic metadata.
 const KEY: &str = "authn";
 
+/// By which kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Jwt,
+    Asap,
+    ApiKey,
+    Basic,
+    Introspection,
+    Mtls,
+    Session,
+    Dpop,
+    MtlsBound,
+}
+
+impl Kind {
+    /// As upstreams, logs and metrics know it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Asap => "asap",
+            Self::ApiKey => "api_key",
+            Self::Basic => "basic",
+            Self::Introspection => "introspection",
+            Self::Mtls => "mtls",
+            Self::Session => "session",
+            Self::Dpop => "dpop",
+            Self::MtlsBound => "mtls_bound",
+        }
+    }
+}
+
 /// Who sends a request. A hundred thousand of them are remembered, so its texts lie in one piece.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Identity {
-    /// By which kind of credential.
-    pub(crate) method: &'static str,
+    pub(crate) kind: Kind,
     /// Who vouches for it; nobody else but us where it is nothing.
     pub(crate) issuer: Option<Arc<str>>,
     /// Seconds since the epoch; infinite where it does not end by itself.
@@ -46,7 +76,7 @@ pub(crate) struct Texts<'a> {
 const PARTS: usize = 7;
 
 impl Identity {
-    pub(crate) fn new(method: &'static str, texts: Texts<'_>) -> Self {
+    pub(crate) fn new(kind: Kind, texts: Texts<'_>) -> Self {
         let Texts { subject, tenant, scopes, groups, token, session, credential } = texts;
         let parts = [subject, tenant, scopes, groups, token, session, credential];
         let (mut all, mut ends) =
@@ -57,7 +87,7 @@ impl Identity {
             *end = u32::try_from(all.len()).unwrap_or(u32::MAX);
         }
         Self {
-            method,
+            kind,
             issuer: None,
             expires: f64::INFINITY,
             issued_at: f64::NEG_INFINITY,
@@ -112,7 +142,7 @@ impl Identity {
             sid: some(texts.session),
             subject: texts.subject,
             issued_at: Some(self.issued_at).filter(|at| at.is_finite()),
-            api_key: if self.method == "api_key" { some(texts.credential) } else { None },
+            api_key: if self.kind == Kind::ApiKey { some(texts.credential) } else { None },
         }
     }
 
@@ -124,7 +154,7 @@ impl Identity {
     /// What the next sidecar and the access log are told.
     pub(crate) fn record(&self, policy: &PolicyId, request: &str) -> Record {
         let texts = self.texts();
-        let mut record = record(policy, self.method, request)
+        let mut record = record(policy, self.kind.name(), request)
             .text("sub", texts.subject)
             .texts("scopes", texts.scopes.split(' ').filter(|scope| !scope.is_empty()));
         if let Some(issuer) = &self.issuer {
@@ -149,7 +179,7 @@ impl Identity {
     pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
         let texts = self.texts();
         let mut headers = vec![
-            ("x-gatehouse-method", self.method.into()),
+            ("x-gatehouse-method", self.kind.name().into()),
             ("x-gatehouse-subject", header_value(texts.subject)),
             ("x-gatehouse-scopes", header_value(texts.scopes)),
         ];
@@ -213,7 +243,7 @@ mod tests {
     #[test]
     fn texts_in_one_piece_are_told_apart() {
         let of = |subject, tenant, groups| {
-            let identity = Identity::new("jwt", Texts { subject, tenant, groups, ..Texts::default() });
+            let identity = Identity::new(Kind::Jwt, Texts { subject, tenant, groups, ..Texts::default() });
             let Texts { subject, tenant, groups, credential, .. } = identity.texts();
             [subject, tenant, groups, credential].map(str::to_owned)
         };
@@ -225,7 +255,7 @@ mod tests {
     #[test]
     fn the_upstream_is_told_of_tenant_and_groups() {
         let texts = Texts { subject: "alice", tenant: "acme", groups: "a b\nc,d", ..Texts::default() };
-        let headers = Identity::new("jwt", texts).headers();
+        let headers = Identity::new(Kind::Jwt, texts).headers();
         assert!(headers.contains(&("x-gatehouse-tenant", "acme".into())), "{headers:?}");
         assert!(headers.contains(&("x-gatehouse-groups", "a b,c%2Cd".into())), "{headers:?}");
     }

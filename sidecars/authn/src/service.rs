@@ -71,7 +71,7 @@ impl AuthnService {
                     Verdict::Wait(pending) => pending,
                 };
                 let id = pending.id;
-                let result = self.works.result(pending, now).await;
+                let result = self.works.result(*pending, now).await;
                 done.extend(result.map(|result| (id, result)));
             }
             None

@@ -42,8 +42,8 @@ fn state() -> Snapshot {
     let spiffe = vec!["spiffe://td/ns/*".into()];
     let mtls = || method(Wire::Mtls(pb::authn::Mtls { spiffe: spiffe.clone(), dns: Vec::new() }));
     let other = pb::authn::Jwt { audiences: vec!["other".into()], ..jwt() };
-    let policies: [(&str, Vec<pb::authn::Method>, Vec<Vec<pb::authn::Method>>); 10] = [
-        ("i-1", vec![token()], vec![]),
+    let policies = [
+        ("i-1", vec![token()], Vec::<Vec<pb::authn::Method>>::new()),
         ("open", vec![], vec![]),
         ("keys", vec![key()], vec![]),
         ("both", vec![key(), token()], vec![]),

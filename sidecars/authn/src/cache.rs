@@ -10,7 +10,10 @@ use std::{
 };
 
 use api::authn::PolicyId;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 use crate::{
     method::{Place, Proven},
@@ -25,9 +28,9 @@ pub struct Tokens {
     bad: Cache<Id, Bad>,
 }
 
-/// Of a credential for a policy.
+/// Of a credential for a policy: half of a keyed hash, whose key nobody knows who could look for two that meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Id([u8; 32]);
+pub(crate) struct Id([u8; 16]);
 
 /// A credential that was verified.
 #[derive(Debug)]
@@ -50,10 +53,12 @@ struct Bad {
 struct ByTexts;
 
 /// With 100,000 tokens of a common size it holds them all.
-const MAX_BYTES: u64 = 36 * 1024 * 1024;
+const MAX_BYTES: u64 = 34 * 1024 * 1024;
 /// Of a common size. The tables have room for them from the start: one that grows is there twice for a while, and pages
 /// that nobody has touched cost nothing.
 const COMMON: usize = 110_000;
+/// The share of them whose keys are remembered when they are pushed out, to tell who comes again.
+const GHOSTS: f64 = 0.1;
 /// Seconds. A change of policy, key or revocation is looked at with each hit; this is for what nobody looks at.
 const LONGEST: f64 = 300.0;
 /// Seconds. Who repeats a bad credential at once costs a hash, and who mends a key waits no longer than this.
@@ -72,7 +77,21 @@ impl fmt::Debug for Tokens {
 impl Tokens {
     /// Empty. The secret is random.
     pub fn new(secret: [u8; 32]) -> Self {
-        let good = Cache::with_weighter(COMMON, MAX_BYTES, ByTexts);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(COMMON)
+            .weight_capacity(MAX_BYTES)
+            .ghost_allocation(GHOSTS)
+            .build();
+        // It fails where a bound is missing, and none is.
+        let good = match options {
+            Ok(options) => Cache::with_options(
+                options,
+                ByTexts,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            Err(_) => Cache::with_weighter(COMMON, MAX_BYTES, ByTexts),
+        };
         Self { secret, good, bad: Cache::new(MAX_BAD) }
     }
 
@@ -90,7 +109,9 @@ impl Tokens {
             hash.update(&part.len().to_le_bytes());
             hash.update(part.as_bytes());
         }
-        Id(*hash.finalize().as_bytes())
+        let mut id = [0; 16];
+        hash.finalize_xof().fill(&mut id);
+        Id(id)
     }
 
     /// Who was proven by it, if it still is.

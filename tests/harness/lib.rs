@@ -11,6 +11,7 @@ mod cloud;
 pub mod figures;
 mod lab;
 mod load;
+mod raw;
 mod service;
 mod storm;
 
@@ -20,5 +21,6 @@ pub use client::{Answer, Token};
 pub use cloud::{Cloud, Doors, ORIGIN_SECRETS};
 pub use lab::{Lab, aws, envoy, eventually, project, tool};
 pub use load::{Load, Seen, wrk};
+pub use raw::Raw;
 pub use service::Service;
 pub use storm::{Storm, Weathered};

@@ -9,6 +9,7 @@ mod certificates;
 mod client;
 mod cloud;
 pub mod figures;
+pub mod fuzz;
 mod lab;
 mod load;
 mod raw;

@@ -188,4 +188,21 @@ mod tests {
         assert_eq!(tokens.refusal(&id, 13.0), None, "it is looked at again");
         assert!(tokens.known(&id, 0.0).is_none());
     }
+
+    /// Line 31 of docs/security.md: whoever makes tokens up, or has many, fills no more than the tables hold.
+    #[test]
+    fn a_hundred_thousand_credentials_take_no_more_than_their_room() {
+        let tokens = Tokens::new([7; 32]);
+        let keys = Arc::new(jwt::testing::keys());
+        let long = "x".repeat(4_000);
+        for at in 0..100_000 {
+            let id = tokens.id(&policy(1), BEARER, &at.to_string());
+            let identity = Identity::new("jwt", Texts { subject: &long, ..Texts::default() });
+            let (keys, confirmation) = (Some(Arc::downgrade(&keys)), Confirmation::default());
+            tokens.keep(id, Methods::default(), Proven { identity, keys, confirmation, until: 100.0 }, 0.0);
+            tokens.keep_bad(id, "no", 0.0);
+        }
+        assert!(tokens.good.weight() <= MAX_BYTES, "{}", tokens.good.weight());
+        assert!(tokens.bad.len() <= MAX_BAD, "{}", tokens.bad.len());
+    }
 }

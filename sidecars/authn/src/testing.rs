@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::{
     },
 };
 use jwt::{
-    Keys, Thumbprint,
+    Keys,
     testing::{ISSUER, NOW, claims, ec_thumbprint, good, header, jwks, keys, proof_for, token},
 };
 use pb::authn::{method::Method as Wire, sender_constrained::Proof};
@@ -48,7 +48,6 @@ pub struct Authn {
     bound: String,
     /// Percent-encoded PEM, as Envoy has it.
     certificate: String,
-    thumbprint: Thumbprint,
 }
 
 fn method(method: Wire) -> pb::authn::Method {
@@ -138,13 +137,12 @@ impl Authn {
             let issuer = Issuer { keys: Arc::new(keys()), uri: None, servers: Vec::new() };
             state.keys.insert(name.into(), issuer);
         }
-        let thumbprint = crate::mtls::thumbprint(certificate).expect("a certificate");
         let mut claims = claims();
         claims["cnf"] = json!({"jkt": ec_thumbprint()});
         let bound = token(&header(), &claims);
         let good = vec![good(), KEY.to_owned(), bound.clone()];
         let (tokens, replays) = (Tokens::new([7; 32]), Replays::default());
-        Self { state, tokens, replays, good, bound, certificate: certificate.to_owned(), thumbprint }
+        Self { state, tokens, replays, good, bound, certificate: certificate.to_owned() }
     }
 
     /// A good credential: a token, and then a key.
@@ -199,13 +197,18 @@ impl Authn {
             let policy = facts.policy().expect("nobody passes without a policy");
             let known = policies().iter().any(|known| known.policy == policy.policy && policy.rev == 1);
             assert!(known, "{policy} is nobody's");
-            let is_anonymous =
-                headers.iter().any(|header| *header == ("x-gatehouse-method", "anonymous".to_owned()));
-            if is_anonymous {
-                let path = facts.path().split('?').next().unwrap_or_default();
-                assert!(path == "/healthz" || path.starts_with("/healthz/"), "{path} is not open");
-            } else {
-                assert!(self.shows_a_good_one(&facts), "nobody has shown who they are");
+            let told = |name| headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str());
+            match told("x-gatehouse-method").expect("an answer says how somebody was proven") {
+                "anonymous" => {
+                    let path = facts.path().split('?').next().unwrap_or_default();
+                    assert!(path == "/healthz" || path.starts_with("/healthz/"), "{path} is not open");
+                }
+                // Envoy has checked who has signed it; which names are let in is what is decided here.
+                "mtls" => {
+                    let subject = told("x-gatehouse-subject").unwrap_or_default();
+                    assert!(subject.starts_with("spiffe://td/ns/"), "{subject} is not trusted");
+                }
+                _ => assert!(self.shows_a_good_one(&facts), "nobody has shown who they are"),
             }
         }
         said(&decision);
@@ -222,7 +225,6 @@ impl Authn {
             || values("cookie").any(|value| {
                 value.split(';').any(|pair| pair.trim().strip_prefix("sid=").is_some_and(is_good))
             })
-            || crate::mtls::thumbprint(facts.certificate()) == Some(self.thumbprint)
     }
 
     /// A header with a credential: whatever it holds, it is one, none, or several, and never a part of one.

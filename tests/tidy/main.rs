@@ -6,6 +6,7 @@
 
 mod files;
 mod imports;
+mod security;
 mod words;
 
 use std::process::Command;

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_question_do_not_run_into_each_other() {
+    fn parts_of_a_question_do_not_run_into_each_other_cve_2026_48096_cve_2026_34972_cve_2026_46668() {
         let tokens = Tokens::new([7; 32]);
         let of = |policy: &str, place, token: &str| {
             tokens.id(&PolicyId { policy: policy.into(), rev: 1 }, place, token).0

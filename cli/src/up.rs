@@ -99,6 +99,7 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         tls: None,
         control_plane_args: Vec::new(),
         control_plane_env: Vec::new(),
+        authn_args: Vec::new(),
         edge: serde_json::Value::Null,
         xds_balancer: None,
     })

@@ -5,6 +5,8 @@
 mod floor;
 #[path = "authn/load.rs"]
 mod load;
+#[path = "authn/proxy.rs"]
+mod proxy;
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
@@ -87,12 +89,13 @@ async fn bench() -> anyhow::Result<Value> {
     let many: Vec<String> = (0..MANY).map(|at| token(Kind::Es256, 1_000_000 + at)).collect();
     send(&folder.path().join("many"), &ours, &many).await?;
     let rss = rss_mb(authn_pid)?;
+    let through = proxy::figures(folder.path(), &ours, authn_pid, &again[0]).await?;
     floor.kill().await?;
     authn.kill().await;
     let [noop_us, cached_us, rs256_us, es256_us] =
         <[Vec<f64>; 4]>::try_from(all).map_err(|_| anyhow::anyhow!("four kinds"))?.map(median);
     let (raw_rs256, raw_es256) = (raw(Kind::Rs256), raw(Kind::Es256));
-    Ok(json!({
+    let mut figures = json!({
         "noop_us": rounded(noop_us, 1),
         "cached_us": rounded(cached_us, 1),
         "rs256_cold_us": rounded(rs256_us, 1),
@@ -103,7 +106,10 @@ async fn bench() -> anyhow::Result<Value> {
         "ratio_rs256_cold": rounded(rs256_us / (noop_us + raw_rs256), 2),
         "ratio_es256_cold": rounded(es256_us / (noop_us + raw_es256), 2),
         "rss_mb": rounded(rss, 0),
-    }))
+    });
+    let all = figures.as_object_mut().context("an object")?;
+    all.extend(through.as_object().cloned().unwrap_or_default());
+    Ok(figures)
 }
 
 /// A token that no other number makes, of a size that is common.
@@ -153,6 +159,7 @@ fn keep_policy(folder: &Path) -> anyhow::Result<()> {
     }
     // That there are none has to be said.
     disk.note_answered(ResourceType::AuthnRevocations)?;
+    disk.note_answered(ResourceType::AuthnIdentityKey)?;
     Ok(())
 }
 

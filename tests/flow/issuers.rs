@@ -119,6 +119,7 @@ async fn keys_are_followed_through_a_rotation_an_outage_and_a_restart() {
     assert_eq!(listed["kids"], json!(["rsa"]));
     assert_eq!((status(&lab, &hello, &new).await, status(&lab, &hello, &old).await), (200, 401));
     let other = lab.service("other").with("/auth/any/0/jwt/issuer", json!(ISSUER));
+    let other = other.with("/auth/any/0/jwt/algorithms", json!(["RS256"]));
     lab.live(&other).await;
     let answer = lab.get(other.host(), "/", Some(&token("rsa", &other))).await;
     assert_eq!(answer.status, 200, "{}", answer.body);

@@ -366,3 +366,54 @@ async fn what_could_never_let_anybody_in_is_refused_when_it_is_ordered() {
     }
     lab.stop().await;
 }
+
+#[tokio::test]
+async fn an_upstream_is_told_by_a_signed_token_whose_keys_everybody_can_have() {
+    let (lab, hello) =
+        lab_with(json!({"any": [{"jwt": rule()}], "anonymous": ["/healthz"], "identity": "token"})).await;
+    let good = token("scope", json!("read write"));
+    let seen = lab.get(hello.host(), "/", Some(&good)).await;
+    assert_eq!(seen.status, 200, "{}", seen.body);
+    assert!(
+        seen.upstream_saw("x-gatehouse-subject").is_empty(),
+        "nothing that could be made up: {}",
+        seen.body
+    );
+    let told = seen.upstream_saw("x-gatehouse-identity");
+    let [told] = told.as_slice() else { panic!("{}", seen.body) };
+
+    // As an upstream reads it: by the keys that the control plane publishes, for itself.
+    let keys = lab.operators("/identity/jwks.json").await;
+    let edge = "https://edge.example.test/identity/";
+    let found = jwt::testing::read_by(&keys.body, edge, "hello", told, now()).expect("it is good");
+    assert_eq!((found.subject.as_str(), found.scopes.as_str()), ("alice", "read write"));
+    let claims = jwt::testing::claims_of(told);
+    assert!(claims["exp"].as_f64() <= claims["iat"].as_f64().map(|at| at + 60.0), "a minute: {claims:?}");
+    assert!(jwt::testing::read_by(&keys.body, edge, "other", told, now()).is_err(), "for nobody else");
+    let discovery = lab.operators("/identity/.well-known/openid-configuration").await.json();
+    assert_eq!(discovery["jwks_uri"], format!("{edge}jwks.json"));
+
+    let again = lab.get(hello.host(), "/", Some(&good)).await.upstream_saw("x-gatehouse-identity");
+    assert_eq!(again, [told.as_str()], "it is signed once in a while");
+    let nobody = lab.get(hello.host(), "/healthz", None).await;
+    assert_eq!((nobody.status, nobody.upstream_saw("x-gatehouse-identity").len()), (200, 0));
+    let forged = lab.request(Method::GET, hello.host(), "/healthz").header("x-gatehouse-identity", told);
+    assert!(
+        answer(&lab, forged).await.upstream_saw("x-gatehouse-identity").is_empty(),
+        "what a client brings"
+    );
+
+    // The keys that sign are in no view of an operator.
+    let shown = lab.operators("/api/resources").await.json();
+    let all = shown["resources"].as_array().expect("a list");
+    let name = all.iter().find(|one| one["kind"] == "authn_identity_keys").expect("one")["name"].clone();
+    let one =
+        lab.operators(&format!("/api/resources/authn_identity_keys/{}", name.as_str().expect("text"))).await;
+    assert!(
+        one.status == 200 && one.body.contains("privateKey: W3JlZGFjdGVkXQ=="),
+        "base64 of [redacted]: {}",
+        one.body
+    );
+    assert!(!lab.operators("/api/context").await.body.contains("private"), "nor in what templates see");
+    lab.stop().await;
+}

@@ -139,6 +139,7 @@ impl Lab {
             https: true,
             tls: None,
             control_plane_env: Vec::new(),
+            authn_args: Vec::new(),
             edge: serde_json::Value::Null,
             xds_balancer: None,
             control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],
@@ -370,11 +371,16 @@ impl Lab {
         assert_eq!(state, "succeeded", "{description}");
     }
 
+    /// What an operator reads at this path of the control plane.
+    pub async fn operators(&self, path: &str) -> Answer {
+        let url = format!("{}{path}", self.stack.control_plane_url());
+        self.send(self.client.get(url).bearer_auth("dev")).await.expect("the control plane answers")
+    }
+
     /// The operators' view.
     pub async fn status(&self) -> Value {
         // As an operator, who sees everything.
-        let url = format!("{}/api/status", self.stack.control_plane_url());
-        self.send(self.client.get(url).bearer_auth("dev")).await.expect("the control plane answers").json()
+        self.operators("/api/status").await.json()
     }
 
     /// A text from Envoy's admin interface.

@@ -4,6 +4,7 @@
 // A test that cannot go on says so and ends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod examples;
 mod files;
 mod imports;
 mod security;

@@ -177,9 +177,10 @@ impl State {
         }
         // Any version of a key set will do, even a refused one: it must not hold back every route.
         let is_known = |set: &Resource| self.held(&set.key).is_some() || self.refused(&set.key).is_some();
-        let mut key_sets =
-            snapshot.all(ResourceType::AuthnKeySet).filter(|_| sidecars.contains(&Role::Authn));
-        key_sets.find(|set| !is_known(set)).map(|set| set.key.clone())
+        let kinds = [ResourceType::AuthnKeySet, ResourceType::AuthnIdentityKey];
+        let keys = kinds.into_iter().flat_map(|kind| snapshot.all(kind));
+        let mut keys = keys.filter(|_| sidecars.contains(&Role::Authn));
+        keys.find(|set| !is_known(set)).map(|set| set.key.clone())
     }
 
     /// Whether Envoy's routes of a service are what they should be (also: none). Before that, nothing that an

@@ -23,7 +23,9 @@ use crate::{
     edge::{Edge, OriginSecrets},
     engines::AwsSettings,
     folder::Folder,
-    followed, keys,
+    followed,
+    identity::Identity,
+    keys,
     state::StateCommand,
 };
 
@@ -84,6 +86,10 @@ pub(crate) struct Args {
     /// YAML: the table, the queue, names, certificates and CDN in AWS, in the place of what is on this machine
     #[arg(long, global = true, env = "GATEHOUSE_AWS")]
     pub(crate) aws: Option<PathBuf>,
+    /// A file with base64 of 32 bytes, the same for all control planes: what the keys of identity tokens are drawn from;
+    /// made, where it is not there [default: identity.secret in the data folder]
+    #[arg(long, global = true, env = "GATEHOUSE_IDENTITY_SECRET")]
+    pub(crate) identity_secret: Option<PathBuf>,
     /// A file with a line for each secret that a CDN shows to the edge, the newest first
     #[arg(long, global = true, env = "GATEHOUSE_ORIGIN_SECRETS")]
     pub(crate) origin_secrets: Option<PathBuf>,
@@ -204,6 +210,8 @@ pub(crate) struct Config {
     pub(crate) templates: Folder,
     pub(crate) sources: Vec<Source>,
     pub(crate) issuers: ::keys::Settings,
+    /// Who signs identity tokens, where the edge does.
+    pub(crate) identity: Option<Identity>,
     /// Programs.
     pub(crate) validate_with: Vec<PathBuf>,
     pub(crate) platforms: Platforms,
@@ -273,7 +281,9 @@ impl Config {
         );
         ensure!(args.fleet_deadline_secs > 0, "--fleet-deadline-secs: at least 1, got 0");
         let (database, store_keys) = args.store()?;
+        let edge = edge(args)?;
         Ok(Self {
+            identity: identity(args, &edge)?,
             database,
             store_keys,
             roles,
@@ -281,7 +291,7 @@ impl Config {
             http: args.http,
             xds: args.xds,
             xds_tls,
-            edge: edge(args)?,
+            edge,
             templates: args.folder(),
             sources: sources(args)?,
             issuers: issuers(args)?,
@@ -358,6 +368,17 @@ pub(crate) fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
     let Some(path) = &args.sources else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("--sources: reading {}", path.display()))?;
     context::read(&text).with_context(|| format!("--sources: {}", path.display()))
+}
+
+/// Who signs identity tokens.
+fn identity(args: &Args, edge: &Edge) -> anyhow::Result<Option<Identity>> {
+    let Some(settings) = &edge.identity else { return Ok(None) };
+    ensure!(
+        args.identity_secret.is_some() || args.aws.is_none(),
+        "--identity-secret: needed beside --aws, the same for all control planes, since the edge signs identity tokens"
+    );
+    let path = args.identity_secret.clone().unwrap_or_else(|| args.data_dir.join("identity.secret"));
+    Identity::read(&path, &edge.group, &settings.issuer).context("--identity-secret").map(Some)
 }
 
 /// Whose keys are followed.

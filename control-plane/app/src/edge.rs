@@ -34,6 +34,8 @@ pub(crate) struct Edge {
     pub(crate) mtls: Option<MutualTls>,
     /// Who is asked about tokens that only they can read.
     pub(crate) introspection: Vec<Provider>,
+    /// How upstreams are told by a signed token who sends a request; without it no service can ask for that.
+    pub(crate) identity: Option<IdentitySettings>,
     /// Whether a load balancer in front sends the proxy protocol. Then every connection must.
     pub(crate) proxy_protocol: bool,
     /// The folder of the sidecars' sockets on each node.
@@ -135,6 +137,14 @@ pub(crate) struct MutualTls {
     pub(crate) client_ca: PathBuf,
 }
 
+/// Who signs identity tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IdentitySettings {
+    /// The claim `iss`: the https URL at which upstreams reach `/identity` of the control plane.
+    pub(crate) issuer: String,
+}
+
 /// Somebody who knows about tokens (RFC 7662).
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -231,6 +241,7 @@ impl Default for Edge {
             internal: None,
             mtls: None,
             introspection: Vec::new(),
+            identity: None,
             proxy_protocol: true,
             run_dir: "/run/gatehouse".into(),
             access_log_module: None,
@@ -256,6 +267,10 @@ impl Edge {
         for (at, provider) in edge.introspection.iter_mut().enumerate() {
             provider.read_secret().with_context(|| format!("--edge: introspection[{at}]"))?;
         }
+        if let Some(identity) = &edge.identity {
+            let (issuer, is_url) = (&identity.issuer, identity.issuer.starts_with("https://"));
+            ensure!(is_url, "--edge: identity.issuer: an https URL, got {issuer:?}");
+        }
         edge.guard.check().map_err(anyhow::Error::msg).context("--edge")?;
         Ok(edge)
     }
@@ -275,6 +290,7 @@ impl Edge {
         broker::EdgeFacts {
             introspection: self.introspection.iter().map(|provider| provider.issuer.clone()).collect(),
             asks_for_certificates: self.mtls.is_some(),
+            signs_identities: self.identity.is_some(),
         }
     }
 

@@ -9,9 +9,13 @@ use broker::Issuers;
 use model::context::Values;
 use prometheus_client::registry::Registry;
 use runtime::SystemClock;
+use serde_json::Value;
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::config::{Config, Roles};
+use crate::{
+    config::{Config, Roles},
+    identity::IDENTITY_KEYS,
+};
 
 /// What follows them. Every process has its own: a broker alone signs platforms in, and none depends on another for that.
 pub(crate) struct FollowedKeys(pub(crate) Keys);
@@ -51,20 +55,33 @@ impl FollowedKeys {
     pub(crate) fn values(
         &self,
         mut sources: watch::Receiver<Arc<Values>>,
+        mut own: watch::Receiver<Arc<Value>>,
         tasks: &mut JoinSet<()>,
     ) -> watch::Receiver<Arc<Values>> {
         let mut sets = self.0.sets();
-        let both = |sources: &Values, sets: &KeySets| Arc::new(with_keys(sources.clone(), sets));
-        let (sender, receiver) =
-            watch::channel(both(&sources.borrow_and_update(), &sets.borrow_and_update()));
+        let all = |sources: &Values, sets: &KeySets, own: &Arc<Value>| {
+            let mut values = with_keys(sources.clone(), sets);
+            values.insert(IDENTITY_KEYS.to_owned(), own.clone());
+            Arc::new(values)
+        };
+        let (sender, receiver) = watch::channel(all(
+            &sources.borrow_and_update(),
+            &sets.borrow_and_update(),
+            &own.borrow_and_update(),
+        ));
         tasks.spawn(async move {
             loop {
                 tokio::select! {
                     // Without sources there is nobody who would say so.
                     Ok(()) = sources.changed() => {}
+                    Ok(()) = own.changed() => {}
                     changed = sets.changed() => if changed.is_err() { return },
                 }
-                sender.send_replace(both(&sources.borrow_and_update(), &sets.borrow_and_update()));
+                sender.send_replace(all(
+                    &sources.borrow_and_update(),
+                    &sets.borrow_and_update(),
+                    &own.borrow_and_update(),
+                ));
             }
         });
         receiver
@@ -115,7 +132,8 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(follow);
         let sources = watch::Sender::new(Arc::new(Values::new()));
-        let mut values = FollowedKeys(keys).values(sources.subscribe(), &mut tasks);
+        let own = watch::Sender::new(Arc::new(json!([])));
+        let mut values = FollowedKeys(keys).values(sources.subscribe(), own.subscribe(), &mut tasks);
         let first = values.borrow_and_update().clone();
         assert_eq!(first["issuers"][0]["issuer"], "https://id.example.test/");
         assert_eq!((&first["issuers"][0]["uri"], &*first["key_servers"]), (&json!(null), &json!([])));

@@ -8,6 +8,7 @@ mod edge;
 mod engines;
 mod folder;
 mod followed;
+mod identity;
 #[cfg(test)]
 mod interleavings;
 mod issuers;
@@ -61,7 +62,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let app = roles::App::bind(config).await?;
-        app.run(runtime::shutdown()?).await
+        Box::pin(app.run(runtime::shutdown()?)).await
     })
 }
 

@@ -28,6 +28,7 @@ use crate::{
     engines::{self, Engines, Providers},
     folder,
     followed::{self, Followed},
+    identity,
     issuers::FollowedKeys,
     listener,
     operators::Operators,
@@ -77,7 +78,7 @@ impl App {
         let said = Said::follow(&config, &mut tasks)?;
         let followed = FollowedKeys::start(&config, &mut registry, &mut tasks).await?;
         let issuers = followed.issuers(&mut tasks);
-        let router = broker_router(&config, &store, &said, &issuers);
+        let router = public_router(&config, &store, &said, &issuers);
         let reconciler = if config.roles.worker {
             tasks.spawn(worker::relay(store.clone(), queue.clone()));
             let worker = new_worker(&config, &store, &queue, &said).await?;
@@ -102,7 +103,8 @@ impl App {
                 .await
                 .with_context(|| kept.display().to_string())?;
             tasks.spawn(follow_sources);
-            let values = followed.values(found.values(), &mut tasks);
+            let own = identity::keys(config.identity.as_ref(), &mut tasks);
+            let values = followed.values(found.values(), own, &mut tasks);
             let (contexts, follow) =
                 context::follow(store.clone(), group.clone(), values).await.context("reading the store")?;
             (sources, seen) = (Some(found), Some(contexts.clone()));
@@ -203,15 +205,16 @@ impl Said {
     }
 }
 
-/// Nothing, where this process is no broker.
-fn broker_router(
+/// What is not for operators: the broker, where this process is one, and the keys of identity tokens.
+fn public_router(
     config: &Config,
     store: &Arc<dyn Store>,
     said: &Said,
     issuers: &watch::Receiver<Arc<Issuers>>,
 ) -> Router {
+    let public = identity::router(config.identity.as_ref());
     if !config.roles.broker {
-        return Router::new();
+        return public;
     }
     let broker = Broker {
         store: store.clone(),
@@ -222,7 +225,7 @@ fn broker_router(
         issuers: issuers.clone(),
         edge: Arc::new(config.edge.facts()),
     };
-    broker.router()
+    broker.router().merge(public)
 }
 
 fn new_metrics(registry: &mut Registry) -> (Metrics, publisher::Metrics) {

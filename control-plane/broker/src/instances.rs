@@ -9,7 +9,7 @@ use axum::{
 use model::{
     InstanceId, ServiceFile,
     audit::{Entry, Event, State as Known},
-    auth::AuthMethod,
+    auth::{AuthMethod, IdentityForm},
     instance::{Instance, OperationKind, OperationState, Request},
     plan::Plan,
 };
@@ -359,6 +359,9 @@ impl Broker {
             if has > most {
                 return refused(format!("{what}: at most {most} with the plan {plan}, got {has}"));
             }
+        }
+        if service.auth.identity == IdentityForm::Token && !self.edge.signs_identities {
+            return refused("auth.identity: this edge signs no identity tokens, got \"token\"".to_owned());
         }
         for (place, method) in service.auth_methods() {
             self.check_method(&place, method)

@@ -55,6 +55,8 @@ pub struct EdgeFacts {
     pub introspection: Vec<String>,
     /// Whether there is a listener that asks clients for certificates.
     pub asks_for_certificates: bool,
+    /// Whether upstreams can be told by a signed token who sends a request.
+    pub signs_identities: bool,
 }
 
 /// More than any service file, whose own bound is told by its name.

@@ -6,6 +6,7 @@
 pub mod settings;
 
 mod bucket;
+mod identity;
 mod kept;
 mod look;
 mod metrics;
@@ -17,6 +18,7 @@ mod follow;
 mod sets;
 
 pub use follow::{Keys, Refused, StartError};
+pub use identity::IdentitySecret;
 pub use sets::{IssuerState, KeySets, State};
 pub use settings::{InvalidSettings, Settings, Source};
 

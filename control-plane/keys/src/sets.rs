@@ -38,8 +38,9 @@ impl KeySets {
             .iter()
             .map(|(name, set)| {
                 let all = servers.as_array().into_iter().flatten();
-                let urls = all.filter(|server| server["name"] == **name).map(|server| server["urls"].clone());
-                let urls = urls.last().unwrap_or_else(|| json!([]));
+                let mut urls =
+                    all.filter(|server| server["name"] == **name).map(|server| server["urls"].clone());
+                let urls = urls.next().unwrap_or_else(|| json!([]));
                 json!({"issuer": name, "jwks": set.jwks, "uri": set.uri, "servers": urls})
             })
             .collect();

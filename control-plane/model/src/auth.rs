@@ -19,6 +19,27 @@ pub struct Auth {
     /// Paths that need no credential.
     #[serde(default)]
     pub anonymous: Vec<String>,
+    /// How the upstream is told who sends a request.
+    #[serde(default, skip_serializing_if = "IdentityForm::is_headers")]
+    pub identity: IdentityForm,
+}
+
+/// How the upstream is told who sends a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityForm {
+    /// By headers that begin with `x-gatehouse-`.
+    #[default]
+    Headers,
+    /// By a signed token in the header `x-gatehouse-identity`.
+    Token,
+}
+
+impl IdentityForm {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_headers(&self) -> bool {
+        *self == Self::Headers
+    }
 }
 
 /// What one route asks for beside its service, or in its place.

@@ -279,6 +279,8 @@ fn check_ours(kind: ResourceType, body: &[u8]) -> Result<(), String> {
         ResourceType::AuthnKeySet => {
             pb::authn::KeySet::decode(body).map(|wire| api::key_set::KeySet::try_from(wire).err())
         }
+        ResourceType::AuthnIdentityKey => pb::authn::IdentityKey::decode(body)
+            .map(|wire| api::identity_key::IdentityKey::try_from(wire).err()),
         ResourceType::AuthnRevocations => {
             pb::authn::Revocations::decode(body).map(|wire| api::revocation::Revocation::try_from(wire).err())
         }

@@ -50,8 +50,11 @@ pub(crate) fn is_sensitive(field: &FieldDescriptor) -> bool {
 }
 
 /// The fields of our own protos that hold secrets, or what one can be guessed by.
-const OUR_SECRETS: [&str; 2] =
-    ["gatehouse.authn.v1.Basic.User.hash", "gatehouse.authn.v1.Introspection.client_secret"];
+const OUR_SECRETS: [&str; 3] = [
+    "gatehouse.authn.v1.Basic.User.hash",
+    "gatehouse.authn.v1.IdentityKey.private_key",
+    "gatehouse.authn.v1.Introspection.client_secret",
+];
 
 /// The rules of one message type, without those inside it.
 #[derive(Debug, Default)]

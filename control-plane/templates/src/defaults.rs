@@ -10,6 +10,7 @@ macro_rules! defaults {
 defaults![
     "authn_key_sets.yaml",
     "authn_policies.yaml",
+    "authn_identity_keys.yaml",
     "authn_revocations.yaml",
     "authz_policies.yaml",
     "clusters.yaml",
@@ -38,15 +39,15 @@ mod tests {
         assert!(!templates.reads(&ForEach::Service, &sources), "a rotation renders no service anew");
         let issuers = json!([
             {"issuer": "https://a.test/", "jwks": "{\"keys\":[]}", "uri": "https://a.test/jwks"},
-            {"issuer": "https://b.test/", "jwks": "{}", "uri": null},
+            {"issuer": "https://b.test/", "jwks": "{}", "uri": null, "servers": ["https://keys.test/", "http://plain.test/"]},
         ]);
         let scope = context! { context => context! { issuers => Serde(&issuers) } };
         let name = "authn_key_sets.yaml";
         let document = templates.render(name, &templates.headers[name], None, &scope).unwrap();
         let rendered: Value = serde_norway::from_str(&document.text).unwrap();
         let sets = json!([
-            {"name": "https://a.test/", "jwks": "{\"keys\":[]}", "uri": "https://a.test/jwks"},
-            {"name": "https://b.test/", "jwks": "{}"},
+            {"name": "https://a.test/", "jwks": "{\"keys\":[]}", "uri": "https://a.test/jwks", "servers": []},
+            {"name": "https://b.test/", "jwks": "{}", "servers": ["https://keys.test/"]},
         ]);
         assert_eq!(rendered["resources"], sets);
     }

@@ -74,6 +74,8 @@ pub struct Policy {
     pub groups: Vec<Vec<Method>>,
     /// Paths that need no credential.
     pub anonymous: Vec<PathPattern>,
+    /// The audience of the token by which the upstream is told who sends a request; headers do without it.
+    pub identity_audience: Option<String>,
 }
 
 /// One kind of credential.
@@ -125,7 +127,8 @@ impl TryFrom<pb::authn::Policy> for Policy {
             groups.push(methods(&field, group.any)?);
         }
         one_cookie_or_header_for_each_kind(&groups)?;
-        Ok(Self { id, groups, anonymous: patterns("anonymous", &wire.anonymous)? })
+        let identity_audience = Some(wire.identity_audience).filter(|audience| !audience.is_empty());
+        Ok(Self { id, groups, anonymous: patterns("anonymous", &wire.anonymous)?, identity_audience })
     }
 }
 

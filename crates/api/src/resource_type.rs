@@ -43,6 +43,8 @@ pub enum ResourceType {
     AuthnKeySet,
     /// `gatehouse.authn.v1.Revocations`; before the policies by which what they withdraw would be good.
     AuthnRevocations,
+    /// `gatehouse.authn.v1.IdentityKey`; before the policies that want tokens signed.
+    AuthnIdentityKey,
     /// `gatehouse.authn.v1.Policy`
     AuthnPolicy,
     /// `gatehouse.authz.v1.Policy`
@@ -73,9 +75,10 @@ const URL_PREFIX: &str = "type.googleapis.com/";
 
 impl ResourceType {
     /// All of them, in the order of pushes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AuthnKeySet,
         Self::AuthnRevocations,
+        Self::AuthnIdentityKey,
         Self::AuthnPolicy,
         Self::AuthzPolicy,
         Self::RateLimitConfig,
@@ -100,6 +103,7 @@ impl ResourceType {
         match self {
             Self::AuthnKeySet => "type.googleapis.com/gatehouse.authn.v1.KeySet",
             Self::AuthnRevocations => "type.googleapis.com/gatehouse.authn.v1.Revocations",
+            Self::AuthnIdentityKey => "type.googleapis.com/gatehouse.authn.v1.IdentityKey",
             Self::AuthnPolicy => "type.googleapis.com/gatehouse.authn.v1.Policy",
             Self::AuthzPolicy => "type.googleapis.com/gatehouse.authz.v1.Policy",
             Self::RateLimitConfig => "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig",
@@ -123,7 +127,9 @@ impl ResourceType {
     /// Whose streams carry this type.
     pub fn role(self) -> Role {
         match self {
-            Self::AuthnKeySet | Self::AuthnRevocations | Self::AuthnPolicy => Role::Authn,
+            Self::AuthnKeySet | Self::AuthnRevocations | Self::AuthnIdentityKey | Self::AuthnPolicy => {
+                Role::Authn
+            }
             Self::AuthzPolicy => Role::Authz,
             Self::RateLimitConfig => Role::Ratelimit,
             _ => Role::Envoy,
@@ -162,6 +168,7 @@ impl ResourceType {
         match self {
             Self::AuthnKeySet => "authn_key_sets",
             Self::AuthnRevocations => "authn_revocations",
+            Self::AuthnIdentityKey => "authn_identity_keys",
             Self::AuthnPolicy => "authn_policies",
             Self::AuthzPolicy => "authz_policies",
             Self::RateLimitConfig => "rate_limits",

@@ -12,7 +12,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{EncodingKey, jwk::Jwk};
 use serde_json::{Value, json};
 
-use crate::Keys;
+use crate::{Keys, Refusal, Verified, verify};
 
 pub const ISSUER: &str = "https://id.example.test/";
 pub const NOW: f64 = 1_800_000_000.0;
@@ -77,6 +77,17 @@ pub fn keys() -> Keys {
     let set = KeySet::try_from(pb::authn::KeySet { name: ISSUER.into(), jwks: jwks(), ..Default::default() })
         .unwrap();
     Keys::new(set).unwrap()
+}
+
+pub use crate::claims_of;
+
+/// What somebody reads of a token who trusts this issuer's published keys.
+#[allow(clippy::cast_precision_loss)]
+pub fn read_by(jwks: &str, issuer: &str, audience: &str, token: &str, now: u64) -> Result<Verified, Refusal> {
+    let wire = pb::authn::KeySet { name: issuer.into(), jwks: jwks.into(), ..Default::default() };
+    let keys = Keys::new(KeySet::try_from(wire).unwrap()).unwrap();
+    let method = Jwt { issuer: issuer.into(), audiences: vec![audience.into()], ..method() };
+    verify(token, &[&method], |_| Some(&keys), now as f64)
 }
 
 pub fn method() -> Jwt {

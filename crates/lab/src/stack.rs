@@ -44,6 +44,8 @@ pub struct Layout {
     pub control_plane_args: Vec<String>,
     /// More of its environment.
     pub control_plane_env: Vec<(String, String)>,
+    /// More flags for the authentication sidecar.
+    pub authn_args: Vec<String>,
 }
 
 /// PEM files of both sides of mutual TLS.
@@ -231,6 +233,7 @@ impl Stack {
             "run_dir": self.layout.run_dir(),
             "access_log_module": access_log_module,
             "rest": {"refresh_delay": REFRESH_DELAY},
+            "identity": {"issuer": "https://edge.example.test/identity/"},
         });
         for (name, value) in self.layout.edge.as_object().into_iter().flatten() {
             settings[name] = value.clone();
@@ -254,6 +257,9 @@ impl Stack {
             args.push(format!("--xds-cert={}", certificate.display()));
             args.push(format!("--xds-key={}", key.display()));
             args.push(format!("--xds-ca={}", ca.display()));
+        }
+        if name == "authn" {
+            args.extend(self.layout.authn_args.iter().cloned());
         }
         let program = self.layout.bin_dir.join(format!("gatehouse-{name}"));
         let mut process = Process::start(name, &program, &args, &self.layout.log(name))?;

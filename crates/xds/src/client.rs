@@ -89,7 +89,7 @@ impl<H: Handler> Client<H> {
         for kind in self.kinds.clone() {
             let resources = self.disk.load(kind)?;
             // Of what takes something away, a part is worse than nothing, and nothing is as good as any.
-            let is_known = if kind.takes_away() { self.disk.is_whole(kind)? } else { !resources.is_empty() };
+            let is_known = self.disk.is_whole(kind)? || (!kind.takes_away() && !resources.is_empty());
             if is_known {
                 self.note_answered(kind);
             }

@@ -4,7 +4,7 @@
 use api::authn::{ApiKey, ApiKeys};
 
 use crate::{
-    identity::{Identity, Texts},
+    identity::{Identity, Kind, Texts},
     method::{Credential, Method, Outcome, Place, Proven, Stop},
     state::Snapshot,
 };
@@ -38,7 +38,7 @@ fn verify(presented: &str, known: &ApiKeys) -> Option<Identity> {
     let key = known.keys.get(id).filter(|key| is_of(key, secret))?;
     let scopes = key.scopes.join(" ");
     let texts = Texts { subject: &key.subject, scopes: &scopes, credential: id, ..Texts::default() };
-    Some(Identity::new("api_key", texts))
+    Some(Identity::new(Kind::ApiKey, texts))
 }
 
 fn is_of(key: &ApiKey, secret: &str) -> bool {

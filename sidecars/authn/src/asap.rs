@@ -4,6 +4,7 @@ use api::authn::Asap;
 use jwt::InvalidToken;
 
 use crate::{
+    identity::Kind,
     jwt::{bearer, by_keys, identity},
     learned::From,
     method::{Credential, Method, Outcome, Place, Stop},
@@ -34,7 +35,7 @@ impl Method for Asap {
         let name = format!("{} {id}", self.key_server);
         by_keys(&name, &server.keys, from, state, now, |keys| {
             let verified = token.verify_asap(self, keys, now)?;
-            Ok((identity("asap", &verified, verified.issuer.as_str().into()), verified))
+            Ok((identity(Kind::Asap, &verified, verified.issuer.as_str().into()), verified))
         })
     }
 

@@ -6,7 +6,7 @@ use argon2::PasswordHash;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::{
-    identity::{Identity, Texts},
+    identity::{Identity, Kind, Texts},
     method::{Credential, Method, Outcome, Place, Proven, Stop},
     state::Snapshot,
     work::{Password, Work},
@@ -30,7 +30,7 @@ impl Method for Basic {
             return Outcome::Bad(Stop::Invalid(WRONG));
         };
         let texts = Texts { subject: &name, scopes: &scopes.join(" "), ..Texts::default() };
-        let proven = known.map(|_| Proven::lasting(Identity::new("basic", texts)));
+        let proven = known.map(|_| Proven::lasting(Identity::new(Kind::Basic, texts)));
         Outcome::Wait(Work::Password(Box::new(Password { given: password, hash: hash.clone(), proven })))
     }
 

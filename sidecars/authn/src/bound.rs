@@ -6,6 +6,7 @@ use jwt::Proof;
 
 use crate::{
     credentials::{Presented, header},
+    identity::Kind,
     jwt::{challenge, verify},
     method::{
         Asked, Credential, Method, Outcome, Place, Proven, Stop, confirm_certificate, refuse_bound_to_key,
@@ -24,14 +25,14 @@ impl Method for SenderConstrained {
 
     fn verify(&self, credential: &Credential<'_>, state: &Snapshot, now: f64) -> Outcome {
         let name = match self.by {
-            SenderProof::Dpop => "dpop",
-            SenderProof::Certificate => "mtls_bound",
+            SenderProof::Dpop => Kind::Dpop,
+            SenderProof::Certificate => Kind::MtlsBound,
         };
         match verify(name, &self.jwt, credential, state, now) {
             Outcome::Good(found) => {
                 let is_bound = match self.by {
-                    SenderProof::Dpop => found.confirmation.key.is_some(),
-                    SenderProof::Certificate => found.confirmation.certificate.is_some(),
+                    SenderProof::Dpop => found.bound_to().key.is_some(),
+                    SenderProof::Certificate => found.bound_to().certificate.is_some(),
                 };
                 if is_bound {
                     Outcome::Good(found)
@@ -45,7 +46,7 @@ impl Method for SenderConstrained {
 
     fn confirm(&self, found: &Proven, asked: &Asked<'_>) -> Result<(), Stop> {
         confirm_certificate(found, asked)?;
-        match (self.by, found.confirmation.key) {
+        match (self.by, found.bound_to().key) {
             (SenderProof::Dpop, Some(key)) => confirm_key(&key, asked),
             _ => refuse_bound_to_key(found),
         }

@@ -13,12 +13,13 @@ use crate::{
     anonymous,
     cache::{Id, Known, Tokens},
     credentials::{Authorization, Presented, certificate, cookie, header},
-    identity::record,
+    identity::{Identity, record},
     method::{Asked, Credential, Outcome, Place, Stop},
     metrics::DecisionResult,
     policy::{Methods, Policy},
     replays::Replays,
     state::Snapshot,
+    token::{self, Issued},
     work::{self, Pending},
 };
 
@@ -41,6 +42,7 @@ pub(crate) struct Label {
 pub(crate) struct Memory<'a> {
     pub(crate) tokens: &'a Tokens,
     pub(crate) replays: &'a Replays,
+    pub(crate) issued: &'a Issued,
     /// What came of the work that this very request has waited for.
     pub(crate) done: &'a [(Id, work::Result)],
 }
@@ -58,12 +60,7 @@ pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, memory: &Memory<'_>, n
     };
     let question = Question { facts, policy, state, memory, now };
     match question.identify() {
-        Ok(Some(known)) => {
-            let identity = &known.proven.identity;
-            let decision = identity.allowed(&policy.id, facts.decision_id(), policy.hidden.clone());
-            let label = Label { method: identity.method, result: DecisionResult::Authenticated };
-            Verdict::Decided(decision, label)
-        }
+        Ok(Some((id, known))) => question.allowed(&id, &known.proven.identity),
         Ok(None) if policy.anonymous.iter().any(|pattern| pattern.matches(&path)) => {
             let decision = anonymous::allowed(&policy.id, facts.decision_id(), policy.hidden.clone());
             Verdict::Decided(decision, Label { method: anonymous::NAME, result: DecisionResult::Anonymous })
@@ -99,10 +96,30 @@ impl From<Stop> for Halt {
 }
 
 impl Question<'_> {
+    /// The request may go on, and the upstream and the next sidecar are told who sends it. Headers that carried a
+    /// credential of ours do not travel on.
+    fn allowed(&self, credential: &Id, identity: &Identity) -> Verdict {
+        let Self { facts, policy, state, memory, now } = self;
+        let headers = match &policy.identity_audience {
+            None => identity.headers(),
+            Some(audience) => match memory.issued.token(credential, identity, audience, &state.signers, *now)
+            {
+                Some(token) => vec![(token::HEADER, token)],
+                None => {
+                    return stopped(policy, facts, Stop::Fault("there is no key to sign identities with"));
+                }
+            },
+        };
+        let record = identity.record(&policy.id, facts.decision_id());
+        let decision = Decision::Allow { record, headers, remove: policy.hidden.clone() };
+        let label = Label { method: identity.kind.name(), result: DecisionResult::Authenticated };
+        Verdict::Decided(decision, label)
+    }
+
     /// Whatever a request presents must be good, whatever else would do; where that is more than one credential, the
     /// method that the policy names first says who sends it. What no method of the policy reads is the upstream's own
     /// affair.
-    fn identify(&self) -> Result<Option<Arc<Known>>, Halt> {
+    fn identify(&self) -> Result<Option<(Id, Arc<Known>)>, Halt> {
         let authorization = Authorization::of(self.facts);
         let (mut reads_authorization, mut read) = (false, false);
         let (mut satisfied, mut found) = (Methods::default(), Vec::new());
@@ -118,19 +135,19 @@ impl Question<'_> {
             };
             let Some(text) = one(presented)? else { continue };
             read |= matches!(place, Place::Authorization(_));
-            let known = self.known(place, methods, text)?;
+            let (id, known) = self.known(place, methods, text)?;
             satisfied.join(known.methods);
-            found.push(known);
+            found.push((id, known));
         }
         if reads_authorization && authorization.is_there() && !read {
             return Err(Stop::Invalid(UNREADABLE).into());
         }
         let decides = self.policy.decides(satisfied);
-        Ok(decides.and_then(|method| found.into_iter().find(|known| known.methods.has(method))))
+        Ok(decides.and_then(|method| found.into_iter().find(|(_, known)| known.methods.has(method))))
     }
 
     /// Who is proven by what stands at one place.
-    fn known(&self, place: Place<'_>, methods: Methods, text: &str) -> Result<Arc<Known>, Halt> {
+    fn known(&self, place: Place<'_>, methods: Methods, text: &str) -> Result<(Id, Arc<Known>), Halt> {
         let id = self.memory.tokens.id(&self.policy.id, place, text);
         let known = self.looked_up(&id, methods, text)?;
         if self.state.revocations.revokes(&known.proven.identity.facts()) {
@@ -140,7 +157,7 @@ impl Question<'_> {
         let number = known.methods.first().ok_or(Stop::Invalid(UNREADABLE))?;
         let asked = Asked { facts: self.facts, text, replays: self.memory.replays, now: self.now };
         self.policy.method(number).confirm(&known.proven, &asked)?;
-        Ok(known)
+        Ok((id, known))
     }
 
     fn looked_up(&self, id: &Id, methods: Methods, text: &str) -> Result<Arc<Known>, Halt> {

@@ -3,24 +3,54 @@
 use std::sync::Arc;
 
 use api::authn::PolicyId;
-use sidecar::ext_authz::{Decision, Record};
+use sidecar::ext_authz::Record;
 
 use crate::revocations::TokenFacts;
 
 /// The key of this sidecar in the dynamic metadata.
 const KEY: &str = "authn";
 
+/// By which kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Jwt,
+    Asap,
+    ApiKey,
+    Basic,
+    Introspection,
+    Mtls,
+    Session,
+    Dpop,
+    MtlsBound,
+}
+
+impl Kind {
+    /// As upstreams, logs and metrics know it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Asap => "asap",
+            Self::ApiKey => "api_key",
+            Self::Basic => "basic",
+            Self::Introspection => "introspection",
+            Self::Mtls => "mtls",
+            Self::Session => "session",
+            Self::Dpop => "dpop",
+            Self::MtlsBound => "mtls_bound",
+        }
+    }
+}
+
 /// Who sends a request. A hundred thousand of them are remembered, so its texts lie in one piece.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Identity {
-    /// By which kind of credential.
-    pub(crate) method: &'static str,
+    pub(crate) kind: Kind,
     /// Who vouches for it; nobody else but us where it is nothing.
     pub(crate) issuer: Option<Arc<str>>,
-    /// Seconds since the epoch.
-    pub(crate) expires: Option<f64>,
-    /// Seconds since the epoch.
-    pub(crate) issued_at: Option<f64>,
+    /// Seconds since the epoch; infinite where it does not end by itself.
+    pub(crate) expires: f64,
+    /// Seconds since the epoch; before all times where nobody says.
+    issued_at: f64,
     texts: Box<str>,
     /// Where each of the texts ends.
     ends: [u32; PARTS],
@@ -46,7 +76,7 @@ pub(crate) struct Texts<'a> {
 const PARTS: usize = 7;
 
 impl Identity {
-    pub(crate) fn new(method: &'static str, texts: Texts<'_>) -> Self {
+    pub(crate) fn new(kind: Kind, texts: Texts<'_>) -> Self {
         let Texts { subject, tenant, scopes, groups, token, session, credential } = texts;
         let parts = [subject, tenant, scopes, groups, token, session, credential];
         let (mut all, mut ends) =
@@ -56,7 +86,14 @@ impl Identity {
             // A credential has some KiB.
             *end = u32::try_from(all.len()).unwrap_or(u32::MAX);
         }
-        Self { method, issuer: None, expires: None, issued_at: None, texts: all.into(), ends }
+        Self {
+            kind,
+            issuer: None,
+            expires: f64::INFINITY,
+            issued_at: f64::NEG_INFINITY,
+            texts: all.into(),
+            ends,
+        }
     }
 
     /// Vouched for by this issuer, or by nobody but us.
@@ -66,7 +103,11 @@ impl Identity {
 
     /// From when, and until when; seconds since the epoch.
     pub(crate) fn between(self, issued_at: Option<f64>, expires: Option<f64>) -> Self {
-        Self { expires, issued_at, ..self }
+        Self {
+            expires: expires.unwrap_or(f64::INFINITY),
+            issued_at: issued_at.unwrap_or(f64::NEG_INFINITY),
+            ..self
+        }
     }
 
     pub(crate) fn texts(&self) -> Texts<'_> {
@@ -100,8 +141,8 @@ impl Identity {
             jti: some(texts.token),
             sid: some(texts.session),
             subject: texts.subject,
-            issued_at: self.issued_at,
-            api_key: if self.method == "api_key" { some(texts.credential) } else { None },
+            issued_at: Some(self.issued_at).filter(|at| at.is_finite()),
+            api_key: if self.kind == Kind::ApiKey { some(texts.credential) } else { None },
         }
     }
 
@@ -110,39 +151,52 @@ impl Identity {
         self.texts.len()
     }
 
-    /// The request may go on, and the upstream and the next sidecar are told who sends it. Headers that carried a
-    /// credential of ours do not travel on.
-    pub(crate) fn allowed(&self, policy: &PolicyId, request: &str, remove: Vec<String>) -> Decision {
+    /// What the next sidecar and the access log are told.
+    pub(crate) fn record(&self, policy: &PolicyId, request: &str) -> Record {
         let texts = self.texts();
-        let mut record = record(policy, self.method, request)
+        let mut record = record(policy, self.kind.name(), request)
             .text("sub", texts.subject)
             .texts("scopes", texts.scopes.split(' ').filter(|scope| !scope.is_empty()));
+        if let Some(issuer) = &self.issuer {
+            record = record.text("iss", issuer);
+        }
+        if self.expires.is_finite() {
+            record = record.number("exp", self.expires);
+        }
+        if !texts.tenant.is_empty() {
+            record = record.text("tenant", texts.tenant);
+        }
+        if !texts.groups.is_empty() {
+            record = record.texts("groups", texts.groups.split('\n'));
+        }
+        if !texts.credential.is_empty() {
+            record = record.text("cred_id", texts.credential);
+        }
+        record
+    }
+
+    /// What the upstream is told.
+    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
+        let texts = self.texts();
         let mut headers = vec![
-            ("x-gatehouse-method", self.method.into()),
+            ("x-gatehouse-method", self.kind.name().into()),
             ("x-gatehouse-subject", header_value(texts.subject)),
             ("x-gatehouse-scopes", header_value(texts.scopes)),
         ];
         if let Some(issuer) = &self.issuer {
-            record = record.text("iss", issuer);
             headers.push(("x-gatehouse-issuer", header_value(issuer)));
         }
-        if let Some(expires) = self.expires {
-            record = record.number("exp", expires);
-        }
         if !texts.tenant.is_empty() {
-            record = record.text("tenant", texts.tenant);
             headers.push(("x-gatehouse-tenant", header_value(texts.tenant)));
         }
         if !texts.groups.is_empty() {
-            record = record.texts("groups", texts.groups.split('\n'));
             let groups: Vec<_> = texts.groups.split('\n').map(list_item).collect();
             headers.push(("x-gatehouse-groups", groups.join(",")));
         }
         if !texts.credential.is_empty() {
-            record = record.text("cred_id", texts.credential);
             headers.push(("x-gatehouse-credential", header_value(texts.credential)));
         }
-        Decision::Allow { record, headers, remove }
+        headers
     }
 }
 
@@ -189,7 +243,7 @@ mod tests {
     #[test]
     fn texts_in_one_piece_are_told_apart() {
         let of = |subject, tenant, groups| {
-            let identity = Identity::new("jwt", Texts { subject, tenant, groups, ..Texts::default() });
+            let identity = Identity::new(Kind::Jwt, Texts { subject, tenant, groups, ..Texts::default() });
             let Texts { subject, tenant, groups, credential, .. } = identity.texts();
             [subject, tenant, groups, credential].map(str::to_owned)
         };
@@ -201,9 +255,7 @@ mod tests {
     #[test]
     fn the_upstream_is_told_of_tenant_and_groups() {
         let texts = Texts { subject: "alice", tenant: "acme", groups: "a b\nc,d", ..Texts::default() };
-        let policy = PolicyId { policy: "i-1".into(), rev: 1 };
-        let decision = Identity::new("jwt", texts).allowed(&policy, "r-1", Vec::new());
-        let Decision::Allow { headers, .. } = decision else { panic!("{decision:?}") };
+        let headers = Identity::new(Kind::Jwt, texts).headers();
         assert!(headers.contains(&("x-gatehouse-tenant", "acme".into())), "{headers:?}");
         assert!(headers.contains(&("x-gatehouse-groups", "a b,c%2Cd".into())), "{headers:?}");
     }

@@ -6,7 +6,7 @@ use api::authn::Jwt;
 use jwt::{InvalidToken, Keys, Verified};
 
 use crate::{
-    identity::{Identity, Texts},
+    identity::{Identity, Kind, Texts},
     learned::{From, Wanted},
     method::{Credential, Method, Outcome, Place, Proven, Stop},
     state::Snapshot,
@@ -19,7 +19,7 @@ impl Method for Jwt {
     }
 
     fn verify(&self, credential: &Credential<'_>, state: &Snapshot, now: f64) -> Outcome {
-        verify("jwt", self, credential, state, now)
+        verify(Kind::Jwt, self, credential, state, now)
     }
 
     fn challenge(&self, error: Option<&str>) -> String {
@@ -29,7 +29,7 @@ impl Method for Jwt {
 
 /// A token of this issuer, wherever it stood.
 pub(crate) fn verify(
-    name: &'static str,
+    kind: Kind,
     method: &Jwt,
     credential: &Credential<'_>,
     state: &Snapshot,
@@ -48,7 +48,7 @@ pub(crate) fn verify(
     let from = issuer.uri.clone().map(From::Set);
     by_keys(&method.issuer, &issuer.keys, from, state, now, |keys| {
         let verified = token.verify(method, keys, now)?;
-        Ok((identity(name, &verified, method.issuer.clone()), verified))
+        Ok((identity(kind, &verified, method.issuer.clone()), verified))
     })
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn by_keys(
 }
 
 /// Whoever a token speaks of.
-pub(crate) fn identity(method: &'static str, token: &Verified, issuer: Arc<str>) -> Identity {
+pub(crate) fn identity(kind: Kind, token: &Verified, issuer: Arc<str>) -> Identity {
     let groups = token.groups.join("\n");
     let texts = Texts {
         subject: &token.subject,
@@ -94,7 +94,7 @@ pub(crate) fn identity(method: &'static str, token: &Verified, issuer: Arc<str>)
         session: token.session.as_deref().unwrap_or_default(),
         credential: "",
     };
-    Identity::new(method, texts).by(issuer).between(token.issued_at, Some(token.expires))
+    Identity::new(kind, texts).by(issuer).between(token.issued_at, Some(token.expires))
 }
 
 /// Without a credential a challenge names no error (RFC 6750 section 3.1).

@@ -12,6 +12,7 @@ mod learned;
 mod method;
 mod policy;
 mod replays;
+mod token;
 mod work;
 
 mod anonymous;
@@ -39,5 +40,9 @@ pub use service::AuthnService;
 pub use state::{Follower, State};
 
 /// What this sidecar follows.
-pub const KINDS: [ResourceType; 3] =
-    [ResourceType::AuthnKeySet, ResourceType::AuthnRevocations, ResourceType::AuthnPolicy];
+pub const KINDS: [ResourceType; 4] = [
+    ResourceType::AuthnKeySet,
+    ResourceType::AuthnRevocations,
+    ResourceType::AuthnIdentityKey,
+    ResourceType::AuthnPolicy,
+];

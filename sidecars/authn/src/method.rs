@@ -88,7 +88,8 @@ pub(crate) struct Proven {
     pub(crate) identity: Identity,
     /// Which verified it; gone when they are replaced.
     pub(crate) keys: Option<Weak<Keys>>,
-    pub(crate) confirmation: Confirmation,
+    /// Rare, so in a place of its own.
+    pub(crate) confirmation: Option<Box<Confirmation>>,
     /// Seconds since the epoch.
     pub(crate) until: f64,
 }
@@ -115,19 +116,29 @@ impl From<InvalidToken> for Stop {
 impl Proven {
     /// What cannot change while the policy does not.
     pub(crate) fn lasting(identity: Identity) -> Self {
-        Self { identity, keys: None, confirmation: Confirmation::default(), until: f64::INFINITY }
+        Self { identity, keys: None, confirmation: None, until: f64::INFINITY }
     }
 
     /// By a token that these keys have verified. A clock that is behind ours does not shorten its life.
     pub(crate) fn by_token(identity: Identity, token: &Verified, keys: &Arc<Keys>) -> Self {
         let until = token.expires + jwt::LEEWAY_SECS;
-        Self { identity, keys: Some(Arc::downgrade(keys)), confirmation: token.confirmation, until }
+        let confirmation = boxed(token.confirmation);
+        Self { identity, keys: Some(Arc::downgrade(keys)), confirmation, until }
     }
+
+    /// What its bearer has to prove beside.
+    pub(crate) fn bound_to(&self) -> Confirmation {
+        self.confirmation.as_deref().copied().unwrap_or_default()
+    }
+}
+
+pub(crate) fn boxed(confirmation: Confirmation) -> Option<Box<Confirmation>> {
+    (!confirmation.is_none()).then(|| Box::new(confirmation))
 }
 
 /// Where no proof is read, a token that needs one is nobody's (RFC 9449 section 7.2).
 pub(crate) fn refuse_bound_to_key(found: &Proven) -> Result<(), Stop> {
-    match found.confirmation.key {
+    match found.bound_to().key {
         None => Ok(()),
         Some(_) => Err(Stop::Invalid("the token is bound to a key that signs each request")),
     }
@@ -135,7 +146,7 @@ pub(crate) fn refuse_bound_to_key(found: &Proven) -> Result<(), Stop> {
 
 /// A token that is bound to a certificate is good for who shows it (RFC 8705 section 3).
 pub(crate) fn confirm_certificate(found: &Proven, asked: &Asked<'_>) -> Result<(), Stop> {
-    let Some(bound) = found.confirmation.certificate else { return Ok(()) };
+    let Some(bound) = found.bound_to().certificate else { return Ok(()) };
     match crate::mtls::thumbprint(asked.facts.certificate()) {
         Some(shown) if shown == bound => Ok(()),
         _ => Err(Stop::Invalid("the token is bound to another certificate")),

@@ -10,7 +10,7 @@ use x509_parser::{
 };
 
 use crate::{
-    identity::{Identity, Texts},
+    identity::{Identity, Kind, Texts},
     method::{Credential, Method, Outcome, Place, Proven, Stop},
     state::Snapshot,
 };
@@ -62,7 +62,7 @@ fn identify(trusted: &Mtls, der: &[u8], now: f64) -> Result<Proven, &'static str
     let subject = by_id.or_else(by_name).ok_or("the certificate is of nobody who is trusted here")?;
     let fingerprint = hex(digest(&SHA256, der).as_ref());
     let texts = Texts { subject, credential: &fingerprint, ..Texts::default() };
-    let identity = Identity::new("mtls", texts).between(None, Some(until));
+    let identity = Identity::new(Kind::Mtls, texts).between(None, Some(until));
     Ok(Proven { until, ..Proven::lasting(identity) })
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Policy {
     pub(crate) anonymous: Vec<PathPattern>,
     /// Headers with credentials that only we are to see.
     pub(crate) hidden: Vec<String>,
+    /// The audience of the token by which the upstream is told who sends a request; headers do without it.
+    pub(crate) identity_audience: Option<String>,
 }
 
 /// Some of a policy's methods, by their numbers. A policy has at most 32.
@@ -60,7 +62,7 @@ impl TryFrom<authn::Policy> for Policy {
     type Error = String;
 
     fn try_from(policy: authn::Policy) -> Result<Self, String> {
-        let authn::Policy { id, groups, anonymous } = policy;
+        let authn::Policy { id, groups, anonymous, identity_audience } = policy;
         let mut ready = Self {
             id,
             methods: Vec::new(),
@@ -68,6 +70,7 @@ impl TryFrom<authn::Policy> for Policy {
             places: Vec::new(),
             anonymous,
             hidden: Vec::new(),
+            identity_audience,
         };
         for group in groups {
             let mut numbers = Methods::default();

@@ -20,6 +20,7 @@ use crate::{
     metrics::{DecisionResult, Metrics},
     replays::Replays,
     state::State,
+    token::Issued,
     work::Works,
 };
 
@@ -28,6 +29,7 @@ pub struct AuthnService {
     state: Arc<State>,
     tokens: Arc<Tokens>,
     replays: Replays,
+    issued: Issued,
     works: Arc<Works>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -49,7 +51,7 @@ impl AuthnService {
     ) -> Self {
         let tokens = Arc::new(tokens);
         let works = Arc::new(Works::new(tokens.clone(), state.load().learned.clone(), fetcher));
-        Self { state, tokens, replays: Replays::default(), works, clock, metrics }
+        Self { state, tokens, replays: Replays::default(), issued: Issued::default(), works, clock, metrics }
     }
 
     /// For a tonic server.
@@ -62,13 +64,14 @@ impl AuthnService {
         let mut done = Vec::new();
         let waiting = async {
             for _ in 0..MAX_WAITS {
-                let memory = Memory { tokens: &self.tokens, replays: &self.replays, done: &done };
+                let Self { tokens, replays, issued, .. } = self;
+                let memory = Memory { tokens, replays, issued, done: &done };
                 let pending = match decide(facts, &self.state.load(), &memory, now) {
                     Verdict::Decided(decision, label) => return Some((decision, label)),
                     Verdict::Wait(pending) => pending,
                 };
                 let id = pending.id;
-                let result = self.works.result(pending, now).await;
+                let result = self.works.result(*pending, now).await;
                 done.extend(result.map(|result| (id, result)));
             }
             None

@@ -5,6 +5,7 @@ use sidecar::ext_authz::Facts;
 
 use crate::{
     credentials::{Presented, header},
+    identity::Kind,
     jwt::verify,
     method::{
         Asked, Credential, Method, Outcome, Place, Proven, Stop, confirm_certificate, refuse_bound_to_key,
@@ -18,7 +19,7 @@ impl Method for Session {
     }
 
     fn verify(&self, credential: &Credential<'_>, state: &Snapshot, now: f64) -> Outcome {
-        verify("session", &self.jwt, credential, state, now)
+        verify(Kind::Session, &self.jwt, credential, state, now)
     }
 
     /// A browser adds the cookie to requests that other sites make. Those that change something do not go on.

@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use api::{ResourceType, authn, key_set::KeySet, pb, revocation::Revocation};
+use api::{ResourceType, authn, identity_key::IdentityKey, key_set::KeySet, pb, revocation::Revocation};
 use arc_swap::ArcSwap;
 use jwt::Keys;
 use prost::Message as _;
 use xds::{Handler, Table};
 
-use crate::{learned::Learned, policy::Policy, revocations::Revocations};
+use crate::{learned::Learned, policy::Policy, revocations::Revocations, token::Signers};
 
 /// Read by every request.
 #[derive(Default)]
@@ -21,6 +21,7 @@ pub(crate) struct Snapshot {
     pub(crate) keys: HashMap<String, Issuer>,
     pub(crate) learned: Arc<Learned>,
     pub(crate) revocations: Revocations,
+    pub(crate) signers: Signers,
 }
 
 /// An issuer's keys, and where there may be more.
@@ -77,6 +78,14 @@ impl Handler for Follower {
                 let issuer = Issuer { keys: Arc::new(Keys::new(set)?), uri, servers };
                 self.next.keys.insert(name, issuer);
             }
+            ResourceType::AuthnIdentityKey => {
+                let wire = pb::authn::IdentityKey::decode(body).map_err(|error| text(&error))?;
+                let key = IdentityKey::try_from(wire).map_err(|error| text(&error))?;
+                if key.id != name {
+                    return Err(format!("name: must be the resource's name, got {:?}", key.id));
+                }
+                self.next.signers.insert(key)?;
+            }
             ResourceType::AuthnRevocations => {
                 let wire = pb::authn::Revocations::decode(body).map_err(|error| text(&error))?;
                 let revocation = Revocation::try_from(wire).map_err(|error| text(&error))?;
@@ -94,6 +103,7 @@ impl Handler for Follower {
         match kind {
             ResourceType::AuthnPolicy => self.next.policies.remove(name, Instant::now()),
             ResourceType::AuthnRevocations => self.next.revocations.remove(name),
+            ResourceType::AuthnIdentityKey => self.next.signers.remove(name),
             _ => {
                 self.next.keys.remove(name);
             }

@@ -31,6 +31,7 @@ use crate::{
     policy::Policy,
     replays::Replays,
     state::{Issuer, Snapshot},
+    token::Issued,
 };
 
 /// Of the user `alice`; the password is of no interest.
@@ -43,6 +44,7 @@ pub struct Authn {
     state: Snapshot,
     tokens: Tokens,
     replays: Replays,
+    issued: Issued,
     /// As they stand in a header, without its scheme or name.
     good: Vec<String>,
     bound: String,
@@ -119,6 +121,7 @@ pub fn policies() -> Vec<pb::authn::Policy> {
         any,
         all: all.into_iter().map(|any| pb::authn::Group { any }).collect(),
         anonymous: vec!["/healthz".into()],
+        ..Default::default()
     })
     .collect()
 }
@@ -141,8 +144,8 @@ impl Authn {
         claims["cnf"] = json!({"jkt": ec_thumbprint()});
         let bound = token(&header(), &claims);
         let good = vec![good(), KEY.to_owned(), bound.clone()];
-        let (tokens, replays) = (Tokens::new([7; 32]), Replays::default());
-        Self { state, tokens, replays, good, bound, certificate: certificate.to_owned() }
+        let (tokens, replays, issued) = (Tokens::new([7; 32]), Replays::default(), Issued::default());
+        Self { state, tokens, replays, issued, good, bound, certificate: certificate.to_owned() }
     }
 
     /// A good credential: a token, and then a key.
@@ -187,7 +190,7 @@ impl Authn {
     pub fn check(&self, bytes: &[u8]) {
         let Ok(request) = CheckRequest::decode(bytes) else { return };
         let Some(facts) = Facts::read(&request) else { return };
-        let memory = Memory { tokens: &self.tokens, replays: &self.replays, done: &[] };
+        let memory = Memory { tokens: &self.tokens, replays: &self.replays, issued: &self.issued, done: &[] };
         let decision = match decide(&facts, &self.state, &memory, NOW) {
             Verdict::Decided(decision, _) => decision,
             // Nobody has passed yet.
@@ -245,7 +248,7 @@ impl Authn {
         let Ok(text) = std::str::from_utf8(bytes) else { return };
         let request = request("mtls", "/x", &[], text);
         let facts = Facts::read(&request).unwrap();
-        let memory = Memory { tokens: &self.tokens, replays: &self.replays, done: &[] };
+        let memory = Memory { tokens: &self.tokens, replays: &self.replays, issued: &self.issued, done: &[] };
         let Verdict::Decided(decision, _) = decide(&facts, &self.state, &memory, NOW) else { return };
         said(&decision);
         if let Decision::Allow { headers, .. } = decision {
@@ -286,8 +289,7 @@ fn said(decision: &Decision) {
     match decision {
         Decision::Allow { headers, .. } => {
             for (name, value) in headers {
-                assert!(name.starts_with("x-gatehouse-"), "{name} is not ours to set");
-                assert!(value.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{name}: {value:?}");
+                header_is_ours(name, value);
             }
         }
         Decision::Deny { status, challenge, .. } => {
@@ -297,6 +299,11 @@ fn said(decision: &Decision) {
         }
         Decision::Fault { .. } => {}
     }
+}
+
+fn header_is_ours(name: &str, value: &str) {
+    assert!(name.starts_with("x-gatehouse-"), "{name} is not ours to set");
+    assert!(value.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{name}: {value:?}");
 }
 
 /// Envoy takes an answer without a status for a yes.
@@ -335,7 +342,7 @@ pub fn policy(bytes: &[u8]) {
     context.insert("rev".into(), rev.to_string());
     let facts = Facts::read(&request).unwrap();
     let (tokens, replays) = (Tokens::new([7; 32]), Replays::default());
-    let memory = Memory { tokens: &tokens, replays: &replays, done: &[] };
+    let memory = Memory { tokens: &tokens, replays: &replays, issued: &Issued::default(), done: &[] };
     let Verdict::Decided(decision, _) = decide(&facts, &state, &memory, NOW) else {
         panic!("nothing was shown that could take long")
     };
@@ -403,8 +410,9 @@ pub fn introspected(bytes: &[u8]) {
     assert_eq!(answer["active"], json!(true));
     assert!(proven.until > NOW && proven.until <= NOW + 30.0, "{}", proven.until);
     assert!(!proven.identity.texts().subject.is_empty());
-    let policy = PolicyId { policy: "i-1".into(), rev: 1 };
-    said(&proven.identity.allowed(&policy, "r-1", Vec::new()));
+    for (name, value) in proven.identity.headers() {
+        header_is_ours(name, &value);
+    }
 }
 
 /// What such an answer could be.

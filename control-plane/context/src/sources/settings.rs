@@ -86,7 +86,7 @@ struct Raw {
 /// More is a sign that one source should hold a list.
 const MAX_SOURCES: usize = 64;
 /// Names of the context that no source has: the control plane itself says what they are.
-const RESERVED: [&str; 3] = ["issuers", "key_servers", LIST];
+const RESERVED: [&str; 4] = ["issuers", "key_servers", "identity_keys", LIST];
 const INTERVAL: Duration = Duration::from_secs(30);
 /// A source that is asked more often is asked for nothing but load.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -120,10 +120,7 @@ impl Source {
             return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
         }
         if RESERVED.contains(&name.as_str()) {
-            let what = format!(
-                "none of {}, which the keys of issuers and what operators revoked have",
-                RESERVED.join(", ")
-            );
+            let what = format!("none of {}, which the control plane itself fills", RESERVED.join(", "));
             return Err(InvalidSources(format!("sources: a name is {what}, got {name:?}")));
         }
         let span = |field: &str, text: &Option<String>, default: Duration| match text {

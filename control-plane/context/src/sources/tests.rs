@@ -31,7 +31,7 @@ fn a_source_that_cannot_be_is_refused_with_field_rule_and_value() {
         ("sources: {Hosts: {inline: []}}", "sources: a name is lower-case letters, digits and _"),
         (
             "sources: {issuers: {inline: []}}",
-            "sources: a name is none of issuers, key_servers, which the keys",
+            "sources: a name is none of issuers, key_servers, identity_keys, revocations, which",
         ),
         ("sources: {key_servers: {inline: []}}", "sources: a name is none of"),
         ("sources: {a: {}}", "sources.a.file: exactly one of file, http, s3 and inline"),

@@ -44,8 +44,8 @@ fn state() -> Snapshot {
     let spiffe = vec!["spiffe://td/ns/*".into()];
     let mtls = || method(Wire::Mtls(pb::authn::Mtls { spiffe: spiffe.clone(), dns: Vec::new() }));
     let other = pb::authn::Jwt { audiences: vec!["other".into()], ..jwt() };
-    let policies: [(&str, Vec<pb::authn::Method>, Vec<Vec<pb::authn::Method>>); 10] = [
-        ("i-1", vec![token()], vec![]),
+    let policies = [
+        ("i-1", vec![token()], Vec::<Vec<pb::authn::Method>>::new()),
         ("open", vec![], vec![]),
         ("keys", vec![key()], vec![]),
         ("both", vec![key(), token()], vec![]),
@@ -135,7 +135,7 @@ impl Ask<'_> {
     /// What is decided, by these memories.
     fn with(&self, tokens: &Tokens, replays: &Replays) -> (Decision, Label) {
         let request = self.request();
-        let memory = Memory { tokens, replays, done: &[] };
+        let memory = Memory { tokens, replays, issued: &Issued::default(), done: &[] };
         match decide(&Facts::read(&request).unwrap(), &state(), &memory, NOW) {
             Verdict::Decided(decision, label) => (decision, label),
             Verdict::Wait(_) => panic!("nothing here takes long"),

@@ -64,10 +64,10 @@ fn by(url: &str) -> Box<Introspection> {
     })
 }
 
-fn pending(works: &Works, url: &str, policy: &str, token: &str) -> Box<Pending> {
+fn pending(works: &Works, url: &str, policy: &str, token: &str) -> Pending {
     let policy = PolicyId { policy: policy.into(), rev: 1 };
     let id = works.tokens.id(&policy, Place::Authorization("bearer"), token);
-    Box::new(Pending { id, method: 0, work: Work::Introspect { by: by(url), token: token.to_owned() } })
+    Pending { id, method: 0, work: Work::Introspect { by: by(url), token: token.to_owned() } }
 }
 
 /// Says that a token is of who it is called like: nobody may get another one's.
@@ -113,7 +113,7 @@ async fn a_flood_of_key_ids_causes_few_fetches_cve_2026_26998() {
         let id = works.tokens.id(&policy, Place::Authorization("bearer"), &at.to_string());
         let from = From::Servers { id: format!("micros/billing/{at}"), urls: vec![url.clone()] };
         let work = Work::Keys(Wanted { name: format!("keys micros/billing/{at}"), from });
-        let result = works.result(Box::new(Pending { id, method: 0, work }), NOW).await;
+        let result = works.result(Pending { id, method: 0, work }, NOW).await;
         assert!(result.is_none_or(|result| result.is_err()));
     }
     let asked = asked.load(Ordering::Relaxed);

@@ -18,7 +18,7 @@ fn a_revoked_token_stays_revoked_in_another_spelling_of_its_signature() {
     for token in [&stolen, &jwt::testing::malleated(&stolen)] {
         let bearer = format!("Bearer {token}");
         let request = Ask { headers: &[("authorization", &bearer)], ..Ask::default() }.request();
-        let memory = Memory { tokens: &tokens, replays: &replays, done: &[] };
+        let memory = Memory { tokens: &tokens, replays: &replays, issued: &Issued::default(), done: &[] };
         let Verdict::Decided(decision, _) = decide(&Facts::read(&request).unwrap(), &state, &memory, NOW)
         else {
             panic!("nothing here takes long")
@@ -114,7 +114,7 @@ fn what_came_of_another_credential_is_no_answer_cve_2026_71326() {
     let (state, tokens, replays) = (state(), Tokens::new([7; 32]), Replays::default());
     let ask = |headers: &[(&str, &str)], done: &[(Id, work::Result)]| {
         let request = Ask { headers, ..Ask::default() }.request();
-        let memory = Memory { tokens: &tokens, replays: &replays, done };
+        let memory = Memory { tokens: &tokens, replays: &replays, issued: &Issued::default(), done };
         match decide(&Facts::read(&request).unwrap(), &state, &memory, NOW) {
             Verdict::Decided(decision, _) => status(&decision),
             Verdict::Wait(_) => panic!("nothing here takes long"),

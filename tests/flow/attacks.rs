@@ -136,13 +136,13 @@ impl Edge {
     async fn send(&self, request: Raw) -> Answer {
         request.send(&self.lab).await
     }
+}
 
-    /// What the upstream has counted of its requests: none of them may be one of these.
-    #[track_caller]
-    fn refused(&self, answer: &Answer, status: u16, attack: &str) {
-        assert_eq!(answer.status, status, "{attack}: {}", answer.body);
-        assert!(answer.json()["headers"].is_null(), "{attack} has reached the upstream: {}", answer.body);
-    }
+/// It was refused with this status, and has not reached the upstream.
+#[track_caller]
+fn refused(answer: &Answer, status: u16, attack: &str) {
+    assert_eq!(answer.status, status, "{attack}: {}", answer.body);
+    assert!(answer.json()["headers"].is_null(), "{attack} has reached the upstream: {}", answer.body);
 }
 
 fn now() -> u64 {

@@ -19,8 +19,11 @@ pub struct Target {
     /// For people.
     pub name: &'static str,
     corpus: Vec<Vec<u8>>,
-    run: Box<dyn Fn(&[u8])>,
+    run: Box<Reader>,
 }
+
+/// Panics where something does not hold.
+type Reader = dyn Fn(&[u8]);
 
 /// Longer than what is read of any of them; a certificate is the longest.
 const MAX_BYTES: usize = 64 * 1024;
@@ -252,7 +255,7 @@ pub fn targets() -> Vec<Target> {
         Target::new("a question of Envoy", requests, move |bytes| checking.check(bytes)),
         Target::new("a credential", credentials, move |bytes| presenting.credentials(bytes)),
         Target::new("a certificate", others.map(String::into_bytes).into(), move |bytes| {
-            certified.certificate(bytes)
+            certified.certificate(bytes);
         }),
         Target::new("a policy", policies, testing::policy),
         Target::new("a set of keys", testing::key_sets(), testing::key_set),

@@ -7,8 +7,11 @@ use crate::{files::sources, read};
 /// Of the list of known attacks.
 const LINES: u32 = 48;
 
+/// A file, and the name of a function in it.
+type Test = (String, String);
+
 /// Number, ids and tests of each line of the table.
-fn lines() -> Vec<(u32, String, Vec<(String, String)>)> {
+fn lines() -> Vec<(u32, String, Vec<Test>)> {
     let text = read("docs/security.md");
     let section = text.split("## What was tried").nth(1).expect("the section");
     let section = section.split("\n## ").next().unwrap_or_default();

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 use tests::{Raw, eventually};
 
-use super::{claims, edge, good, rule, signed};
+use super::{claims, edge, good, refused, rule, signed};
 
 /// Line 37, with the lines 36 and 38 of what the place of a credential and its policy are.
 #[tokio::test]
@@ -16,18 +16,18 @@ async fn what_one_service_remembers_opens_no_other_cve_2026_33496_cve_2026_33729
         assert_eq!(edge.send(edge.get("/docs").bearer(&token)).await.status, 200, "it is remembered");
         for (service, attack) in [(&edge.other, "another audience"), (&edge.asap, "another method")] {
             let seen = edge.send(Raw::get(service.host(), "/").bearer(&token)).await;
-            edge.refused(&seen, 401, attack);
+            refused(&seen, 401, attack);
         }
         let cookie = Raw::get(edge.session.host(), "/").header("cookie", format!("sid={token}"));
-        edge.refused(&edge.send(cookie).await, 401, "another place");
+        refused(&edge.send(cookie).await, 401, "another place");
         let key = edge.get("/docs").header("x-api-key", &token);
-        edge.refused(&edge.send(key).await, 401, "another header");
+        refused(&edge.send(key).await, 401, "another header");
     }
     // And what one has refused is not refused everywhere.
     let mut claims = claims();
     claims["aud"] = json!("other");
     let others = signed(&claims);
-    edge.refused(&edge.send(edge.get("/docs").bearer(&others)).await, 401, "for another service");
+    refused(&edge.send(edge.get("/docs").bearer(&others)).await, 401, "for another service");
     assert_eq!(edge.send(Raw::get(edge.other.host(), "/").bearer(&others)).await.status, 200);
 }
 
@@ -38,9 +38,9 @@ async fn what_was_good_for_one_rule_is_not_for_another_cve_2021_32701() {
     let token = good();
     for _ in 0..3 {
         assert_eq!(edge.send(edge.get("/docs").bearer(&token)).await.status, 200);
-        edge.refused(&edge.send(edge.get("/admin").bearer(&token)).await, 403, "another scope");
+        refused(&edge.send(edge.get("/admin").bearer(&token)).await, 403, "another scope");
         let post = Raw::line("POST /docs HTTP/1.1").header("host", edge.hello.host()).bearer(&token);
-        edge.refused(&edge.send(post.header("content-length", "0")).await, 403, "another method");
+        refused(&edge.send(post.header("content-length", "0")).await, 403, "another method");
     }
 }
 

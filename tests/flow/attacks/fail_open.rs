@@ -26,7 +26,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use super::{edge, good, hello, lab};
+use super::{edge, good, hello, lab, refused};
 
 /// Line 18: what is no UTF-8 is asked about as it is, and never left out.
 #[tokio::test]
@@ -35,18 +35,18 @@ async fn a_header_that_is_no_text_hides_nothing_cve_2023_27488() {
     for value in [&b"\xff\xfe"[..], b"\xc3\x28", b"a\x80b", b"\xed\xa0\x80"] {
         for name in ["x-a", "user-agent", "cookie", "referer", "x-request-id"] {
             let anonymous = edge.send(edge.get("/docs").header(name, value)).await;
-            edge.refused(&anonymous, 401, name);
+            refused(&anonymous, 401, name);
             let seen = edge.send(edge.get("/docs").bearer(&good()).header(name, value)).await;
             assert_eq!(seen.status, 200, "{name}: {}", seen.body);
         }
         let token = edge.get("/healthz").header("authorization", [b"Bearer ", value].concat());
-        edge.refused(&edge.send(token).await, 401, "as a token");
+        refused(&edge.send(token).await, 401, "as a token");
         let key = edge.get("/healthz").header("x-api-key", value);
-        edge.refused(&edge.send(key).await, 401, "as a key");
+        refused(&edge.send(key).await, 401, "as a key");
         let session = Raw::get(edge.session.host(), "/").header("cookie", [b"sid=", value].concat());
-        edge.refused(&edge.send(session).await, 401, "as a session");
+        refused(&edge.send(session).await, 401, "as a session");
         let path = edge.send(edge.get([b"/docs/", value].concat()).bearer(&good())).await;
-        edge.refused(&path, 400, "as a path");
+        refused(&path, 400, "as a path");
     }
 }
 
@@ -90,8 +90,11 @@ async fn a_broken_word_of_the_load_balancer_is_no_connection_cve_2024_23324() {
     lab.stop().await;
 }
 
-/// In the place of the authentication sidecar: says what it is told to say.
-struct Impostor(Arc<Mutex<Option<Result<CheckResponse, Status>>>>);
+/// What a sidecar says; nothing at all where it hangs.
+type Said = Option<Result<CheckResponse, Status>>;
+
+/// In the place of a sidecar: says what it is told to say.
+struct Impostor(Arc<Mutex<Said>>);
 
 #[tonic::async_trait]
 impl Authorization for Impostor {
@@ -113,7 +116,7 @@ fn object(fields: &[(&str, Kind)]) -> Struct {
 }
 
 /// What an answer of ours says in the metadata, with another `decided`.
-fn metadata(decided: Kind) -> Option<Struct> {
+fn metadata(decided: Kind) -> Struct {
     let own = object(&[
         ("decided", decided),
         ("method", Kind::StringValue("jwt".into())),
@@ -121,46 +124,43 @@ fn metadata(decided: Kind) -> Option<Struct> {
     ]);
     // The other sidecar has no doubts.
     let other = object(&[("decided", Kind::BoolValue(true))]);
-    Some(object(&[("authn", Kind::StructValue(own)), ("authz", Kind::StructValue(other))]))
+    object(&[("authn", Kind::StructValue(own)), ("authz", Kind::StructValue(other))])
 }
 
-fn code(code: i32) -> Option<RpcStatus> {
-    Some(RpcStatus { code, ..Default::default() })
+fn code(code: i32) -> RpcStatus {
+    RpcStatus { code, ..Default::default() }
 }
 
-fn ok(name: &str, value: &str) -> Option<HttpResponse> {
+fn ok(name: &str, value: &str) -> HttpResponse {
     let header = HeaderValue { key: name.into(), value: value.into(), ..Default::default() };
     let header = HeaderValueOption { header: Some(header), ..Default::default() };
-    Some(HttpResponse::OkResponse(OkHttpResponse { headers: vec![header], ..Default::default() }))
+    HttpResponse::OkResponse(OkHttpResponse { headers: vec![header], ..Default::default() })
 }
 
 /// What a faulty sidecar could say, and what the client gets.
-fn wrong_answers() -> Vec<(&'static str, Option<Result<CheckResponse, Status>>, u16)> {
-    let denied = || Some(HttpResponse::DeniedResponse(DeniedHttpResponse::default()));
-    let decided = || metadata(Kind::BoolValue(true));
-    let answer = |status, http_response, dynamic_metadata| {
+fn wrong_answers() -> Vec<(&'static str, Said, u16)> {
+    let denied = || HttpResponse::DeniedResponse(DeniedHttpResponse::default());
+    let decided = || Some(metadata(Kind::BoolValue(true)));
+    let answer = |status, http_response, metadata| {
+        let (status, dynamic_metadata) = (Some(code(status)), metadata);
         Some(Ok(CheckResponse { status, http_response, dynamic_metadata }))
     };
     vec![
         ("nothing at all", Some(Ok(CheckResponse::default())), 403),
-        ("yes, and nothing decided", answer(code(0), None, None), 403),
-        ("yes and no", answer(code(0), denied(), None), 403),
-        ("yes, not decided", answer(code(0), None, metadata(Kind::BoolValue(false))), 403),
-        ("yes, decided by a word", answer(code(0), None, metadata(Kind::StringValue("true".into()))), 403),
-        ("yes, decided by a number", answer(code(0), None, metadata(Kind::NumberValue(1.0))), 403),
-        (
-            "yes, decided by another",
-            answer(code(0), None, Some(object(&[("authz", Kind::BoolValue(true))]))),
-            403,
-        ),
-        ("no, with the headers of a yes", answer(code(7), ok("x-gatehouse-subject", "root"), decided()), 403),
-        ("a fault that says nothing", answer(code(13), None, decided()), 403),
-        ("a code that is none", answer(code(4_711), None, decided()), 403),
-        ("another path", answer(code(0), ok(":path", "/admin"), decided()), 500),
-        ("another host", answer(code(0), ok("host", "evil.test"), decided()), 500),
-        ("another method", answer(code(0), ok(":method", "POST"), decided()), 500),
-        ("a header of somebody else", answer(code(0), ok("x-forwarded-for", "10.0.0.1"), decided()), 500),
-        ("two headers in one", answer(code(0), ok("x-gatehouse-a", "b\r\nx-admin: 1"), decided()), 500),
+        ("yes, and nothing decided", answer(0, None, None), 403),
+        ("yes and no", answer(0, Some(denied()), None), 403),
+        ("yes, not decided", answer(0, None, Some(metadata(Kind::BoolValue(false)))), 403),
+        ("yes, decided by a word", answer(0, None, Some(metadata(Kind::StringValue("true".into())))), 403),
+        ("yes, decided by a number", answer(0, None, Some(metadata(Kind::NumberValue(1.0)))), 403),
+        ("yes, decided by another", answer(0, None, Some(object(&[("authz", Kind::BoolValue(true))]))), 403),
+        ("no, with the headers of a yes", answer(7, Some(ok("x-gatehouse-subject", "root")), decided()), 403),
+        ("a fault that says nothing", answer(13, None, decided()), 403),
+        ("a code that is none", answer(4_711, None, decided()), 403),
+        ("another path", answer(0, Some(ok(":path", "/admin")), decided()), 500),
+        ("another host", answer(0, Some(ok("host", "evil.test")), decided()), 500),
+        ("another method", answer(0, Some(ok(":method", "POST")), decided()), 500),
+        ("a header of somebody else", answer(0, Some(ok("x-forwarded-for", "10.0.0.1")), decided()), 500),
+        ("two headers in one", answer(0, Some(ok("x-gatehouse-a", "b\r\nx-admin: 1")), decided()), 500),
         ("a failure", Some(Err(Status::internal("x"))), 503),
         ("no such method", Some(Err(Status::unimplemented("x"))), 503),
         ("no answer", None, 503),
@@ -197,9 +197,9 @@ async fn a_sidecar_that_would_rewrite_a_path_or_says_nothing_is_stopped() {
     }
     // So that it is known to be the answer that made the difference.
     let yes = CheckResponse {
-        status: code(0),
+        status: Some(code(0)),
         http_response: None,
-        dynamic_metadata: metadata(Kind::BoolValue(true)),
+        dynamic_metadata: Some(metadata(Kind::BoolValue(true))),
     };
     *says.lock().expect("nobody has panicked") = Some(Ok(yes));
     assert_eq!(Raw::get(service.host(), "/healthz").send(&lab).await.status, 200);
@@ -244,15 +244,15 @@ async fn a_body_of_any_kind_decides_nothing_cve_2026_50197() {
     let edge = edge().await;
     let post = |target: &str| Raw::line(format!("POST {target} HTTP/1.1")).header("host", edge.hello.host());
     let chunked = || post("/docs").header("transfer-encoding", "chunked").body("5\r\nhello\r\n0\r\n\r\n");
-    edge.refused(&chunked().send_as_it_is(&edge.lab).await, 401, "in chunks");
+    refused(&chunked().send_as_it_is(&edge.lab).await, 401, "in chunks");
     let large = post("/docs").header("content-length", "300000").body("x".repeat(300_000));
-    edge.refused(&large.send_as_it_is(&edge.lab).await, 401, "more than is buffered");
+    refused(&large.send_as_it_is(&edge.lab).await, 401, "more than is buffered");
     let form = post("/docs")
         .header("content-type", "application/x-www-form-urlencoded")
         .header("content-length", "20");
     let form = form.body(format!("access_token={}", &good()[..7]));
-    edge.refused(&form.send_as_it_is(&edge.lab).await, 401, "a token in the body");
-    edge.refused(
+    refused(&form.send_as_it_is(&edge.lab).await, 401, "a token in the body");
+    refused(
         &edge.send(edge.get(format!("/docs?access_token={}", good()))).await,
         401,
         "a token in the query",
@@ -270,7 +270,7 @@ async fn a_body_of_any_kind_decides_nothing_cve_2026_50197() {
     ] {
         let seen = request.send_as_it_is(&edge.lab).await;
         assert!([400, 501].contains(&seen.status), "{attack}: {} {}", seen.status, seen.body);
-        edge.refused(&seen, seen.status, attack);
+        refused(&seen, seen.status, attack);
     }
 }
 
@@ -307,7 +307,7 @@ async fn a_host_that_the_handshake_did_not_name_has_its_own_policy_cve_2026_5014
         ("127.0.0.1", Some(good()), 404),
     ] {
         let seen = get(host, token).await.expect("an answer");
-        edge.refused(&seen, status, host);
+        refused(&seen, status, host);
     }
     let unnamed = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().expect("a client");
     assert!(

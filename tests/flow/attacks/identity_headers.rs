@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::Raw;
 
-use super::{edge, good};
+use super::{edge, good, refused};
 
 /// Line 1, envoy #43310: in any case, twice, with a good token, and where nobody needs one.
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_name_with_underscores_is_refused_cve_2025_64484() {
     let edge = edge().await;
     for name in ["x_gatehouse_subject", "X_Gatehouse-Subject", "x-gatehouse_subject", "x_forwarded_user"] {
         let seen = edge.send(edge.get("/docs").bearer(&good()).header(name, "mallory")).await;
-        edge.refused(&seen, 400, name);
+        refused(&seen, 400, name);
     }
 }
 
@@ -72,19 +72,19 @@ async fn one_of_several_values_is_not_picked_cve_2021_32777_cve_2026_26308_cve_2
             values.iter().fold(edge.get("/docs"), |request, value| request.header("Authorization", value));
         let seen = edge.send(request).await;
         assert!([400, 401].contains(&seen.status), "{attack}: {} {}", seen.status, seen.body);
-        edge.refused(&seen, seen.status, attack);
+        refused(&seen, seen.status, attack);
     }
     // Envoy makes one of an empty one and another; then there is one for the upstream too.
     let seen =
         edge.send(edge.get("/docs").header("authorization", "").header("authorization", &bearer)).await;
     assert_eq!((seen.status, seen.upstream_saw("authorization")), (200, vec![bearer]), "{}", seen.body);
     let twice = edge.get("/docs").header("x-api-key", "gatehouse_0a_x").header("X-Api-Key", "gatehouse_0a_y");
-    edge.refused(&edge.send(twice).await, 400, "two API keys");
+    refused(&edge.send(twice).await, 400, "two API keys");
     let session = Raw::get(edge.session.host(), "/");
     let twice = session.clone().header("cookie", format!("sid={good}")).header("cookie", "sid=x");
-    edge.refused(&edge.send(twice).await, 400, "two cookies of one name in two headers");
+    refused(&edge.send(twice).await, 400, "two cookies of one name in two headers");
     let twice = session.header("cookie", format!("sid={good}; sid={good}"));
-    edge.refused(&edge.send(twice).await, 400, "two cookies of one name in one header");
+    refused(&edge.send(twice).await, 400, "two cookies of one name in one header");
 }
 
 /// Line 5, GHSA-w9mr-28mw-j8hg and GHSA-92mv-8f8w-wq52: what `Connection` lists is for the next hop, and is taken off by it.
@@ -107,7 +107,7 @@ async fn connection_takes_no_header_of_ours_off_cve_2024_45410() {
             assert_eq!(seen.upstream_saw("x-forwarded-proto"), ["http"], "{listed}");
             assert_eq!(seen.upstream_saw("connection"), [""; 0], "{listed}: the upstream would take it off");
         } else {
-            edge.refused(&seen, 400, listed);
+            refused(&seen, 400, listed);
         }
     }
     let without = edge.get("/docs").header("Connection", "authorization").bearer(&good());
@@ -142,7 +142,7 @@ async fn no_header_says_what_path_is_meant_cve_2026_40575_cve_2026_35051_cve_202
     ] {
         // To what is open for everybody, on the way to what is not.
         let opens = edge.send(edge.get("/admin").header(name, "/healthz")).await;
-        edge.refused(&opens, 401, name);
+        refused(&opens, 401, name);
         let seen = edge.send(edge.get("/healthz").header(name, "/admin")).await;
         assert_eq!((seen.status, seen.body.contains("/admin")), (200, false), "{name}: {}", seen.body);
     }
@@ -209,7 +209,7 @@ async fn a_host_that_is_spelled_otherwise_has_the_same_policy_cve_2026_42273() {
         "Hello.Example.TEST.",
     ] {
         let anonymous = edge.send(Raw::get(host, "/docs")).await;
-        edge.refused(&anonymous, 401, host);
+        refused(&anonymous, 401, host);
         let seen = edge.send(Raw::get(host, "/docs").bearer(&good())).await;
         assert_eq!(seen.status, 200, "{host}: {}", seen.body);
     }
@@ -243,7 +243,7 @@ async fn a_host_that_is_spelled_otherwise_has_the_same_policy_cve_2026_42273() {
         seen.body
     );
     let other = Raw::get(edge.other.host(), "/docs").bearer(&good());
-    edge.refused(&edge.send(other).await, 401, "a token for another service");
+    refused(&edge.send(other).await, 401, "a token for another service");
 }
 
 /// Line 10.
@@ -260,11 +260,11 @@ async fn a_health_checks_user_agent_opens_nothing_cve_2026_34457() {
         let seen = edge
             .send(edge.get("/docs").header("user-agent", agent).header("x-envoy-health-check", "1"))
             .await;
-        edge.refused(&seen, 401, agent);
+        refused(&seen, 401, agent);
     }
     // What is open is a list of paths, and nothing beside them.
     assert_eq!(edge.send(edge.get("/healthz")).await.json()["path"], json!("/healthz"));
     for path in ["/healthzz", "/health", "/HEALTHZ", "/ping", "/docs/healthz"] {
-        edge.refused(&edge.send(edge.get(path)).await, 401, path);
+        refused(&edge.send(edge.get(path)).await, 401, path);
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::{Answer, Raw};
 
-use super::{Edge, edge, good};
+use super::{Edge, edge, good, refused};
 
 /// With a token that may read `/docs` and nothing else. Where the request gets through, no reading of what the upstream saw
 /// leads to `/admin`, nor out of `/docs`.
@@ -16,7 +16,7 @@ async fn attempt(edge: &Edge, target: impl AsRef<[u8]>) -> Answer {
         assert!(read_carelessly(&path).starts_with("/docs"), "{told:?} is {path:?} to the upstream");
     } else {
         assert!([400, 401, 403, 404].contains(&seen.status), "{told:?}: {} {}", seen.status, seen.body);
-        edge.refused(&seen, seen.status, &told);
+        refused(&seen, seen.status, &told);
     }
     seen
 }
@@ -67,7 +67,7 @@ async fn two_slashes_are_no_authority_cve_2026_26205() {
     ] {
         let seen = edge.send(Raw::line(line).header("host", edge.hello.host()).bearer(&good())).await;
         assert!([400, 403, 404].contains(&seen.status), "{line}: {} {}", seen.status, seen.body);
-        edge.refused(&seen, seen.status, line);
+        refused(&seen, seen.status, line);
     }
     // Two spaces are one; what the upstream gets has one.
     let seen =
@@ -213,7 +213,7 @@ async fn nobody_orders_a_path_to_be_rewritten_cve_2026_40912_cve_2026_48020_cve_
         if seen.status == 200 {
             assert_eq!(seen.json()["path"], json!(target), "{}", seen.body);
         } else {
-            edge.refused(&seen, 400, target);
+            refused(&seen, 400, target);
         }
     }
 }
@@ -240,7 +240,7 @@ async fn a_nul_ends_neither_a_path_nor_a_header_cve_2025_47952() {
     {
         let seen = edge.send(edge.get("/healthz").header(name, value)).await;
         assert!([400, 401].contains(&seen.status), "{name:?}: {} {}", seen.status, seen.body);
-        edge.refused(&seen, seen.status, value);
+        refused(&seen, seen.status, value);
     }
     // A line that ends early begins no header of ours.
     for value in [

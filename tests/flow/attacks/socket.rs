@@ -92,7 +92,7 @@ impl Target {
     }
 
     /// Of the sidecar, in KiB: what the system says it needs at the most so far.
-    async fn peak(&self) -> u64 {
+    fn peak(&self) -> u64 {
         let socket = self.socket.display().to_string();
         let processes = fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
         let own = processes.filter(|path| {
@@ -159,7 +159,7 @@ async fn a_question_that_says_too_little_or_too_much_is_answered_with_no() {
     let authorization = |value: Vec<u8>| {
         http(&move |http| http.header_map.as_mut().expect("headers").headers[0].raw_value = value.clone())
     };
-    for (attack, request, expected) in [
+    for (attack, request, expected) in vec![
         ("nothing", CheckRequest::default(), 503),
         ("no request", CheckRequest { attributes: Some(AttributeContext::default()) }, 503),
         ("no policy", without, 503),
@@ -197,7 +197,7 @@ async fn a_flood_of_tokens_and_key_ids_fills_no_memory_cve_2026_26998() {
 
     let target = Target::start().await;
     target.still_answers("nothing").await;
-    let (before, (key, _)) = (target.peak().await, stranger());
+    let (before, (key, _)) = (target.peak(), stranger());
     let es256 = "ES256".parse().expect("an algorithm");
     let valid =
         jwt::testing::signed_as(&key, es256, "{\"alg\":\"ES256\",\"kid\":\"ec\"}", &claims().to_string());
@@ -227,7 +227,7 @@ async fn a_flood_of_tokens_and_key_ids_fills_no_memory_cve_2026_26998() {
     while let Some(ended) = asking.join_next().await {
         ended.expect("each was answered with no");
     }
-    let more = target.peak().await.saturating_sub(before);
+    let more = target.peak().saturating_sub(before);
     assert!(more < MORE_KIB, "{more} KiB for {TOKENS} tokens of 3 KB");
     target.still_answers("the flood").await;
     target.lab.stop().await;
@@ -246,7 +246,7 @@ async fn abuse(target: &Target, frames: impl Iterator<Item = Vec<u8>>) {
     let socket = UnixStream::connect(&target.socket).await.expect("the sidecar listens");
     let (mut reading, mut writing) = socket.into_split();
     let heard = tokio::spawn(async move {
-        let mut bytes = [0; 65_536];
+        let mut bytes = vec![0; 65_536];
         while reading.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
     });
     let begin = [PREFACE, &frame(4, 0, 0, &[])].concat();
@@ -269,7 +269,7 @@ async fn http_2_is_abused_in_vain() {
     const HEADERS: [u8; 3] = [0x83, 0x84, 0x86];
     let target = Target::start().await;
     target.still_answers("nothing").await;
-    let before = target.peak().await;
+    let before = target.peak();
     let streams = || (0..20_000_u32).map(|at| 2 * at + 1);
     let reset = |stream| [frame(1, 4, stream, &HEADERS), frame(3, 0, stream, &8_u32.to_be_bytes())].concat();
     abuse(&target, streams().map(reset)).await;
@@ -292,7 +292,7 @@ async fn http_2_is_abused_in_vain() {
     target.still_answers("empty data").await;
     abuse(&target, (0..2_000_u16).map(|at| vec![at.to_le_bytes()[0]; 1_000])).await;
     target.still_answers("noise").await;
-    let more = target.peak().await.saturating_sub(before);
+    let more = target.peak().saturating_sub(before);
     assert!(more < 128 * 1024, "{more} KiB for all that");
     reset_by_a_client_that_knows_how(&target).await;
     target.lab.stop().await;

@@ -5,13 +5,13 @@ use jwt::testing::{rsa_key, signed, signed_by};
 use serde_json::{Value, json};
 use tests::Raw;
 
-use super::{Edge, ISSUER, KEY_ID, asap_token, claims, edge, good, now, with_claim};
+use super::{Edge, ISSUER, KEY_ID, asap_token, claims, edge, good, now, refused, with_claim};
 
 async fn bearer(edge: &Edge, token: &str, attack: &str) {
     let seen = edge.send(edge.get("/docs").bearer(token)).await;
-    edge.refused(&seen, 401, attack);
+    refused(&seen, 401, attack);
     // Nor does it do where none is needed.
-    edge.refused(&edge.send(edge.get("/healthz").bearer(token)).await, 401, attack);
+    refused(&edge.send(edge.get("/healthz").bearer(token)).await, 401, attack);
 }
 
 fn header_with(name: &str, value: Value) -> String {
@@ -56,7 +56,7 @@ async fn a_cookie_is_a_token_that_is_checked_and_ends_cve_2022_29226_cve_2023_35
         ("in quotation marks", format!("\"{good}\"")),
     ] {
         let seen = with(cookie).await;
-        edge.refused(&seen, 401, attack);
+        refused(&seen, 401, attack);
     }
 }
 
@@ -209,7 +209,7 @@ async fn a_hostile_key_id_is_looked_up_nowhere() {
         "micros/billing\\key-1",
         "micros/billing/key-\u{e4}",
     ] {
-        edge.refused(&with(kid).await, 401, kid);
+        refused(&with(kid).await, 401, kid);
     }
 }
 
@@ -228,7 +228,7 @@ async fn an_unknown_issuer_is_not_passed_over() {
     }
     for scheme in ["Basic eDp5", "Negotiate x", "Bearer", "Bearer ", "bearer\tx", "DPoP x", "Token x", "x"] {
         let seen = edge.send(edge.get("/healthz").header("authorization", scheme)).await;
-        edge.refused(&seen, 401, scheme);
+        refused(&seen, 401, scheme);
     }
 }
 
@@ -238,16 +238,16 @@ async fn two_tokens_or_half_a_one_decide_nothing_cve_2025_64527_cve_2024_45809()
     let edge = edge().await;
     let good = good();
     let twice = edge.get("/docs").bearer(&good).bearer(&super::with_claim("sub", json!("bob")));
-    edge.refused(&edge.send(twice).await, 400, "two good tokens");
+    refused(&edge.send(twice).await, 400, "two good tokens");
     let both = edge.get("/docs").bearer(&good).header("x-api-key", "gatehouse_0a_x");
-    edge.refused(&edge.send(both).await, 401, "a bad key beside a good token");
+    refused(&edge.send(both).await, 401, "a bad key beside a good token");
     let parts: Vec<&str> = good.split('.').collect();
     for token in [
         ".",
         "..",
         "...",
         "a.b.c",
-        &parts[0],
+        parts[0],
         &format!("{}.{}", parts[0], parts[1]),
         &format!("{}..{}", parts[0], parts[2]),
         &format!(".{}.{}", parts[1], parts[2]),
@@ -306,7 +306,7 @@ async fn what_would_have_to_be_unpacked_is_refused_cve_2024_28180_cve_2024_28122
     let deep = format!("{{\"alg\":{}", "[".repeat(9_000));
     bearer(&edge, &format!("{}.{}.AAAA", encoded(&deep), encoded("{}")), "a header of brackets").await;
     let long = edge.get("/docs").bearer(&"a".repeat(17_000));
-    edge.refused(&edge.send(long).await, 401, "17 KB");
+    refused(&edge.send(long).await, 401, "17 KB");
     let longer = edge.get("/docs").bearer(&"a".repeat(1 << 20));
     let seen = edge.send(longer).await;
     assert!([0, 400, 431].contains(&seen.status), "a megabyte: {}", seen.status);

@@ -53,21 +53,21 @@ fn works() -> Arc<Works> {
     Arc::new(Works::new(Arc::new(Tokens::new([7; 32])), Arc::default(), fetcher))
 }
 
-fn by(url: &str) -> Box<Introspection> {
-    Box::new(Introspection {
+fn by(url: &str) -> Introspection {
+    Introspection {
         endpoint: url.into(),
         client_id: "edge".into(),
         client_secret: "secret".into(),
         issuer: "https://id.example.test/".into(),
         audiences: Vec::new(),
         cache: Duration::from_secs(30),
-    })
+    }
 }
 
 fn pending(works: &Works, url: &str, policy: &str, token: &str) -> Pending {
     let policy = PolicyId { policy: policy.into(), rev: 1 };
     let id = works.tokens.id(&policy, Place::Authorization("bearer"), token);
-    Pending { id, method: 0, work: Work::Introspect { by: by(url), token: token.to_owned() } }
+    Pending { id, method: 0, work: Work::Introspect { by: Box::new(by(url)), token: token.to_owned() } }
 }
 
 /// Says that a token is of who it is called like: nobody may get another one's.

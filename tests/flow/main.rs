@@ -5,6 +5,7 @@
 
 mod access_log;
 mod asked;
+mod attacks;
 mod bindings;
 mod client;
 mod cloud;

@@ -9,9 +9,11 @@ mod certificates;
 mod client;
 mod cloud;
 pub mod figures;
+pub mod fuzz;
 mod lab;
 mod load;
 mod provider;
+mod raw;
 mod service;
 mod storm;
 
@@ -22,5 +24,6 @@ pub use cloud::{Cloud, Doors, ORIGIN_SECRETS};
 pub use lab::{Lab, aws, envoy, eventually, project, tool};
 pub use load::{Load, Seen, wrk};
 pub use provider::Provider;
+pub use raw::Raw;
 pub use service::Service;
 pub use storm::{Storm, Weathered};

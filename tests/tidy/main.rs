@@ -7,6 +7,7 @@
 mod examples;
 mod files;
 mod imports;
+mod security;
 mod words;
 
 use std::process::Command;

@@ -24,6 +24,7 @@ Usage: cargo xtask <command>
   bench render [--json]  templates to resources, beside Jinja2 and PyYAML
   bench rest [--json]    polls of 10,000 clusters, beside the Python predecessor
   soak broker [MINUTES]  services are ordered while control planes are killed; 5 minutes
+  soak fuzz [MINUTES]    inputs that nobody means, for all that reads what others send; 5 minutes
   lint                   rustfmt, clippy, the tidy tests, cargo-deny
   descriptors            make crates/api/envoy.binpb anew from the pinned protos
 ";
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         ["bench", name @ ("onboard" | "authn" | "broker" | "fleet" | "render" | "rest"), options @ ..] => {
             bench::run_release(name, options)
         }
-        ["soak", name @ "broker", options @ ..] => soak::run_long(name, options),
+        ["soak", name @ ("broker" | "fuzz"), options @ ..] => soak::run_long(name, options),
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),
         _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),

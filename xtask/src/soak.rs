@@ -7,7 +7,7 @@ use crate::{
     shell::{root, run},
 };
 
-/// `broker`: services are ordered while control planes are killed.
+/// `broker`: services are ordered while control planes are killed. `fuzz`: inputs that nobody means.
 pub(crate) fn run_long(name: &str, options: &[&str]) -> anyhow::Result<()> {
     build::for_tests()?;
     let soak = build::target_dir().join("debug").join(format!("soak-{name}"));

@@ -275,4 +275,32 @@ mod tests {
             assert_eq!(read(text), Err(InvalidProof::Malformed));
         }
     }
+
+    proptest::proptest! {
+        /// One byte or more, anywhere in a proof: also in the key that it brings along, which is bound to the token by its
+        /// thumbprint.
+        #[test]
+        fn no_mutation_of_a_good_proof_proves_the_same(
+            changes in proptest::collection::vec((0_usize..4_096, 0x21_u8..0x7f), 1..4),
+        ) {
+            let good = proof_of(&header(), &claims());
+            proptest::prop_assert!(read(&good).is_ok());
+            let mut bytes = good.clone().into_bytes();
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            let changed = String::from_utf8(bytes).unwrap();
+            proptest::prop_assert!(changed == good || read(&changed).is_err(), "{}", changed);
+        }
+    }
+
+    /// The other signature of ECDSA is of the same proof, which was seen before: its id counts, and not its text.
+    #[test]
+    fn another_spelling_of_a_proofs_signature_is_the_same_proof() {
+        let good = proof_of(&header(), &claims());
+        let other = crate::testing::malleated(&good);
+        assert_ne!(other, good);
+        assert_eq!(read(&other), read(&good));
+    }
 }

@@ -115,11 +115,59 @@ pub fn signed_by(key: &EncodingKey, algorithm: &str, kid: &str, claims: &Value) 
     signed_as(key, algorithm.parse().unwrap(), &header.to_string(), &claims.to_string())
 }
 
-fn signed_as(key: &EncodingKey, algorithm: jsonwebtoken::Algorithm, header: &str, claims: &str) -> String {
-    let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
-    let message = format!("{}.{}", encode(header), encode(claims));
+/// Signs whatever it is given, with this key.
+pub fn signed_as(
+    key: &EncodingKey,
+    algorithm: jsonwebtoken::Algorithm,
+    header: &str,
+    claims: &str,
+) -> String {
+    let message = format!("{}.{}", encoded(header.as_bytes()), encoded(claims.as_bytes()));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).unwrap();
     format!("{message}.{signature}")
+}
+
+/// Base64url.
+pub fn encoded(bytes: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// An EC key of nobody, and its public half.
+pub fn stranger() -> (EncodingKey, Value) {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
+    let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+    (key, json!({"kty": "EC", "crv": "P-256", "x": encoded(x), "y": encoded(y)}))
+}
+
+/// A token that says it has a MAC of this secret, and does.
+pub fn with_mac(secret: &[u8], claims: &Value) -> String {
+    use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+
+    let header = json!({"alg": "HS256", "typ": "JWT"}).to_string();
+    let message = format!("{}.{}", encoded(header.as_bytes()), encoded(claims.to_string().as_bytes()));
+    format!("{message}.{}", encoded(sign(&Key::new(HMAC_SHA256, secret), message.as_bytes()).as_ref()))
+}
+
+/// The order of P-256 (FIPS 186-5, SP 800-186 section 3.2.1.3).
+const ORDER: [u8; 32] = [
+    0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+    0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+];
+
+/// The same ES256 token with the signature (r, n - s) in the place of (r, s), which is as good.
+pub fn malleated(token: &str) -> String {
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = false;
+    for at in (0..32).rev() {
+        let (less, first) = ORDER[at].overflowing_sub(signature[32 + at]);
+        let (less, second) = less.overflowing_sub(u8::from(borrow));
+        (signature[32 + at], borrow) = (less, first || second);
+    }
+    format!("{message}.{}", encoded(&signature))
 }
 
 /// Checks the signature of a token, and nothing else of it.

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_question_do_not_run_into_each_other() {
+    fn parts_of_a_question_do_not_run_into_each_other_cve_2026_48096_cve_2026_34972_cve_2026_46668() {
         let tokens = Tokens::new([7; 32]);
         let of = |policy: &str, place, token: &str| {
             tokens.id(&PolicyId { policy: policy.into(), rev: 1 }, place, token).0
@@ -207,5 +207,23 @@ mod tests {
         assert_eq!(tokens.refusal(&id, 12.9), Some("no"));
         assert_eq!(tokens.refusal(&id, 13.0), None, "it is looked at again");
         assert!(tokens.known(&id, 0.0).is_none());
+    }
+
+    /// Line 31 of docs/security.md: whoever makes tokens up, or has many, fills no more than the tables hold.
+    #[test]
+    fn a_hundred_thousand_credentials_take_no_more_than_their_room() {
+        let tokens = Tokens::new([7; 32]);
+        let keys = Arc::new(jwt::testing::keys());
+        let long = "x".repeat(4_000);
+        for at in 0..100_000 {
+            let id = tokens.id(&policy(1), BEARER, &at.to_string());
+            let identity = Identity::new(Kind::Jwt, Texts { subject: &long, ..Texts::default() });
+            let proven =
+                Proven { identity, keys: Some(Arc::downgrade(&keys)), confirmation: None, until: 100.0 };
+            tokens.keep(id, Methods::default(), proven, 0.0);
+            tokens.keep_bad(id, "no", 0.0);
+        }
+        assert!(tokens.good.weight() <= MAX_BYTES, "{}", tokens.good.weight());
+        assert!(tokens.bad.len() <= MAX_BAD, "{}", tokens.bad.len());
     }
 }

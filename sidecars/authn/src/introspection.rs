@@ -79,11 +79,10 @@ struct Cnf {
 /// What is believed of an answer. `now` in seconds since the epoch.
 pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Proven, Stop> {
     const UNREADABLE: Stop = Stop::Fault("the answer about the token is not readable");
-    // The reader would take the fields from an array too, by their order.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(UNREADABLE);
-    }
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| UNREADABLE)?;
+    // The reader would take the fields from an array too, by their order, and pass over bytes that are no text in fields
+    // that are of no interest to it.
+    let text = std::str::from_utf8(body).ok().filter(|text| text.trim_ascii_start().starts_with('{'));
+    let answer: Answer = serde_json::from_str(text.ok_or(UNREADABLE)?).map_err(|_| UNREADABLE)?;
     if !answer.active {
         return Err(Stop::Invalid("the token is not active"));
     }
@@ -217,6 +216,10 @@ mod tests {
         for body in ["", "[true]", "null", "{", "{}", "<html>"] {
             assert_eq!(read(&asked(), body.as_bytes(), NOW).unwrap_err(), fault, "{body}");
         }
+        let no_text = answer().to_string().replacen('{', "{\"x\":\"?\",", 1).into_bytes();
+        let no_text: Vec<u8> =
+            no_text.into_iter().map(|byte| if byte == b'?' { 0xff } else { byte }).collect();
+        assert_eq!(read(&asked(), &no_text, NOW).unwrap_err(), fault, "bytes that are no text");
         let twice = answer().to_string().replacen('{', "{\"active\":false,", 1);
         assert_eq!(read(&asked(), twice.as_bytes(), NOW).unwrap_err(), fault, "which of the two?");
     }

@@ -25,6 +25,9 @@ mod jwt;
 mod mtls;
 mod session;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 mod metrics;
 mod revocations;
 mod service;

@@ -1,6 +1,9 @@
 //! What takes longer than a request may hold a thread: slow hashes, and questions to others. Each is done once, however
 //! many requests wait for it, and its result is remembered.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},

@@ -1,5 +1,7 @@
 //! Whole decisions: each with a cache that knows nothing, and again with one that does.
 
+mod attacks;
+
 use api::pb;
 use envoy_types::pb::envoy::{
     config::core::v3::{HeaderMap, HeaderValue},

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod access_log;
+mod ages;
 mod bindings;
 mod client;
 mod cloud;

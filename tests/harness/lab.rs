@@ -138,6 +138,7 @@ impl Lab {
             node_id: NODE_ID.to_owned(),
             https: true,
             tls: None,
+            authn_args: Vec::new(),
             control_plane_env: Vec::new(),
             edge: serde_json::Value::Null,
             xds_balancer: None,

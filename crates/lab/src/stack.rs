@@ -40,6 +40,8 @@ pub struct Layout {
     pub edge: Value,
     /// Where the node asks for its control plane, if not at `ports.xds`: a load balancer.
     pub xds_balancer: Option<u16>,
+    /// More flags for the authentication sidecar.
+    pub authn_args: Vec<String>,
     /// More flags for the control plane.
     pub control_plane_args: Vec<String>,
     /// More of its environment.
@@ -250,6 +252,9 @@ impl Stack {
             format!("--data-dir={}", data_dir.join("node").join(name).display()),
             format!("--admin=127.0.0.1:{admin}"),
         ];
+        if name == "authn" {
+            args.extend(self.layout.authn_args.iter().cloned());
+        }
         if let Some(TlsPaths { ca, node: (certificate, key), .. }) = &self.layout.tls {
             args.push(format!("--xds-cert={}", certificate.display()));
             args.push(format!("--xds-key={}", key.display()));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use api::path::RequestPath;
 use jwt::InvalidToken;
 use sidecar::ext_authz::{Decision, Facts};
+use xds::contact::Now;
 
 use crate::{
     anonymous,
@@ -131,6 +132,10 @@ impl Question<'_> {
 
     /// Who is proven by what stands at one place.
     fn known(&self, place: Place<'_>, methods: Methods, text: &str) -> Result<Arc<Known>, Halt> {
+        let ages = self.policy.in_turn(methods).any(|(_, method)| method.ages());
+        if ages && self.state.ages.is_stale(Now::read()) {
+            return Err(Stop::Fault("what is known of keys and revocations is too old").into());
+        }
         let id = self.memory.tokens.id(&self.policy.id, place, text);
         let known = self.looked_up(&id, methods, text)?;
         if self.state.revocations.revokes(&known.proven.identity.facts()) {

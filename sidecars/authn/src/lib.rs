@@ -4,6 +4,7 @@ use api::ResourceType;
 
 mod decide;
 
+mod ages;
 mod bucket;
 mod cache;
 mod credentials;
@@ -24,11 +25,13 @@ mod jwt;
 mod mtls;
 mod session;
 
+mod gauges;
 mod metrics;
 mod revocations;
 mod service;
 mod state;
 
+pub use ages::STALE_AFTER;
 pub use cache::Tokens;
 pub use metrics::Metrics;
 pub use revocations::{Revocations, TokenFacts};

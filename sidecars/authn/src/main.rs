@@ -1,10 +1,10 @@
 //! `gatehouse-authn`: tells Envoy who sends a request.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::Role;
-use authn::{AuthnService, Follower, Metrics, State, Tokens};
+use authn::{AuthnService, Follower, Metrics, STALE_AFTER, State, Tokens};
 use clap::Parser;
 use fetch::{Allowed, Fetcher, Network};
 use mimalloc::MiMalloc;
@@ -25,6 +25,10 @@ struct Args {
     /// PEM: CAs that they may have their certificates from, beside the system's
     #[arg(long, env = "GATEHOUSE_FETCH_CA")]
     fetch_ca: Option<PathBuf>,
+    /// How long keys and revocations are believed when nothing is heard of the control plane; then tokens are answered
+    /// with 503
+    #[arg(long, env = "GATEHOUSE_STALE_AFTER_SECS", default_value_t = STALE_AFTER.as_secs())]
+    stale_after_secs: u64,
 }
 
 /// An answer is some forty small allocations.
@@ -33,11 +37,12 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { settings, allowed, fetch_ca } = Args::parse();
+    let Args { settings, allowed, fetch_ca, stale_after_secs } = Args::parse();
     telemetry::init(&settings.log);
-    let (mut registry, metrics, state) =
-        (Registry::default(), Metrics::default(), Arc::new(State::default()));
+    let state = Arc::new(State::new(Duration::from_secs(stale_after_secs)));
+    let (mut registry, metrics) = (Registry::default(), Metrics::default());
     metrics.register(&mut registry);
+    state.register(&mut registry);
     let ca = fetch_ca
         .map(|path| fs::read(&path).with_context(|| format!("--fetch-ca: reading {}", path.display())));
     let fetcher = Fetcher::new(Allowed::new(allowed), ca.transpose()?.as_deref()).context("--fetch-ca")?;

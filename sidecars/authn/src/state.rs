@@ -1,14 +1,18 @@
 //! What is in force: policies, keys and what was revoked, swapped as a whole while requests read them.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::{ResourceType, authn, key_set::KeySet, pb, revocation::Revocation};
 use arc_swap::ArcSwap;
 use jwt::Keys;
 use prost::Message as _;
-use xds::{Handler, Table};
+use xds::{Contact, Handler, Table};
 
-use crate::{learned::Learned, policy::Policy, revocations::Revocations};
+use crate::{ages::Ages, learned::Learned, policy::Policy, revocations::Revocations};
 
 /// Read by every request.
 #[derive(Default)]
@@ -21,6 +25,7 @@ pub(crate) struct Snapshot {
     pub(crate) keys: HashMap<String, Issuer>,
     pub(crate) learned: Arc<Learned>,
     pub(crate) revocations: Revocations,
+    pub(crate) ages: Arc<Ages>,
 }
 
 /// An issuer's keys, and where there may be more.
@@ -34,6 +39,12 @@ pub(crate) struct Issuer {
 }
 
 impl State {
+    /// Empty. What ages is believed for so long.
+    pub fn new(stale_after: Duration) -> Self {
+        let ages = Arc::new(Ages::new(stale_after));
+        Self(ArcSwap::from_pointee(Snapshot { ages, ..Snapshot::default() }))
+    }
+
     pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
     }
@@ -48,7 +59,7 @@ pub struct Follower {
 impl Follower {
     /// Writes to this state.
     pub fn new(state: Arc<State>) -> Self {
-        // What was learned is the same for all snapshots.
+        // What was learned, and when something was heard, is the same for all snapshots.
         let next = Snapshot::clone(&state.load());
         Self { state, next }
     }
@@ -98,6 +109,10 @@ impl Handler for Follower {
                 self.next.keys.remove(name);
             }
         }
+    }
+
+    fn follows(&mut self, contact: &Contact) {
+        self.next.ages.follow(contact.clone());
     }
 
     fn commit(&mut self) {

@@ -402,3 +402,37 @@ fn a_token_that_is_bound_to_a_certificate_is_good_with_it_alone() {
         assert_eq!(ask.answer(), expected, "{policy}");
     }
 }
+
+#[test]
+fn without_contact_tokens_are_a_fault_and_what_the_policy_holds_is_as_good_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let contact = xds::Contact::open(folder.path()).unwrap();
+    let state = state();
+    state.ages.follow(contact.clone());
+    let (tokens, replays) = (Tokens::new([1; 32]), Replays::default());
+    let bearer = format!("Bearer {}", good());
+    let asked = |policy: &str, headers: &[(&str, &str)], path| {
+        let request = Ask { policy, headers, path, ..Ask::default() }.request();
+        let memory = Memory { tokens: &tokens, replays: &replays, done: &[] };
+        match decide(&Facts::read(&request).unwrap(), &state, &memory, NOW) {
+            Verdict::Decided(decision, _) => status(&decision),
+            Verdict::Wait(_) => panic!("nothing here takes long"),
+        }
+    };
+    let (token, key) = (("authorization", bearer.as_str()), ("x-api-key", "gatehouse_0a_secret"));
+    let all = |is_stale: bool| {
+        let of_token = if is_stale { 503 } else { 200 };
+        assert_eq!(asked("i-1@3", &[token], "/x"), of_token);
+        assert_eq!(asked("both@3", &[token], "/x"), of_token);
+        assert_eq!(asked("all@3", &[key, token], "/x"), of_token, "also where a key would be there");
+        assert_eq!(asked("both@3", &[key], "/x"), 200);
+        assert_eq!(asked("keys@3", &[("x-api-key", "gatehouse_0a_wrong")], "/x"), 401);
+        assert_eq!(asked("i-1@3", &[], "/healthz"), 200);
+        assert_eq!(asked("i-1@3", &[], "/x"), 401);
+    };
+    all(true);
+    contact.heard(Now::read());
+    all(false);
+    contact.heard(Now { wall: std::time::UNIX_EPOCH, ..Now::read() });
+    all(true);
+}

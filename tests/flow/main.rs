@@ -8,6 +8,7 @@ mod ages;
 mod bindings;
 mod client;
 mod cloud;
+mod decision_log;
 mod decisions;
 mod issuers;
 mod jobs;

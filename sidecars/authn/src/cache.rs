@@ -10,6 +10,7 @@ use std::{
 };
 
 use api::authn::PolicyId;
+use prometheus_client::metrics::counter::Counter;
 use quick_cache::{Weighter, sync::Cache};
 
 use crate::{
@@ -23,6 +24,18 @@ pub struct Tokens {
     secret: [u8; 32],
     good: Cache<Id, Arc<Known>, ByTexts>,
     bad: Cache<Id, Bad>,
+    looks: Looks,
+}
+
+/// What came of looks; counted here, and read by whoever reads the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    /// It was known as a good one.
+    pub(crate) hits: Counter,
+    /// It was refused a moment ago.
+    pub(crate) refusals: Counter,
+    /// It had to be verified.
+    pub(crate) misses: Counter,
 }
 
 /// Of a credential for a policy.
@@ -72,7 +85,17 @@ impl Tokens {
     /// Empty. The secret is random.
     pub fn new(secret: [u8; 32]) -> Self {
         let good = Cache::with_weighter(COMMON, MAX_BYTES, ByTexts);
-        Self { secret, good, bad: Cache::new(MAX_BAD) }
+        Self { secret, good, bad: Cache::new(MAX_BAD), looks: Looks::default() }
+    }
+
+    /// What came of looks so far.
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.looks
+    }
+
+    /// How many good credentials are remembered, and in how many bytes.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        (self.good.len(), self.good.weight())
     }
 
     /// Lengths stand before the parts, so that no two questions are one text.
@@ -97,12 +120,19 @@ impl Tokens {
         // Nobody but what is in force holds on to keys.
         let is_in_force =
             |known: &Known| known.proven.keys.as_ref().is_none_or(|keys| Weak::strong_count(keys) > 0);
-        self.good.get(id).filter(|known| now < known.proven.until && is_in_force(known))
+        let found = self.good.get(id).filter(|known| now < known.proven.until && is_in_force(known));
+        if found.is_some() {
+            self.looks.hits.inc();
+        }
+        found
     }
 
-    /// Why it was refused a moment ago.
+    /// Why it was refused a moment ago. Asked after [`Self::known`]: what is neither has to be verified.
     pub(crate) fn refusal(&self, id: &Id, now: f64) -> Option<&'static str> {
-        self.bad.get(id).filter(|bad| now < bad.until).map(|bad| bad.why)
+        let why = self.bad.get(id).filter(|bad| now < bad.until).map(|bad| bad.why);
+        let count = if why.is_some() { &self.looks.refusals } else { &self.looks.misses };
+        count.inc();
+        why
     }
 
     /// It was verified.

@@ -108,16 +108,8 @@ impl Question<'_> {
         let (mut reads_authorization, mut read) = (false, false);
         let (mut satisfied, mut found) = (Methods::default(), Vec::new());
         for (place, methods) in self.policy.places() {
-            let presented = match place {
-                Place::Authorization(scheme) => {
-                    reads_authorization = true;
-                    authorization.presented(scheme)
-                }
-                Place::Header(name) => header(self.facts, name),
-                Place::Cookie(name) => cookie(self.facts, name),
-                Place::Certificate => certificate(self.facts),
-            };
-            let Some(text) = one(presented)? else { continue };
+            reads_authorization |= matches!(place, Place::Authorization(_));
+            let Some(text) = one(presented(self.facts, authorization, place))? else { continue };
             read |= matches!(place, Place::Authorization(_));
             let known = self.known(place, methods, text)?;
             satisfied.join(known.methods);
@@ -191,6 +183,20 @@ impl Question<'_> {
             (Some(proven), _) => Ok(self.memory.tokens.keep(*id, taken, proven, self.now)),
             (None, bad) => Err(bad.unwrap_or(Stop::Invalid(not_mine)).into()),
         }
+    }
+}
+
+/// What a request shows at a place.
+pub(crate) fn presented<'a>(
+    facts: &Facts<'a>,
+    authorization: Authorization<'a>,
+    place: Place<'_>,
+) -> Presented<'a> {
+    match place {
+        Place::Authorization(scheme) => authorization.presented(scheme),
+        Place::Header(name) => header(facts, name),
+        Place::Cookie(name) => cookie(facts, name),
+        Place::Certificate => certificate(facts),
     }
 }
 

@@ -119,11 +119,17 @@ impl Learned {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks. What is found is kept; what goes wrong is told in the log, once for each look.
-    pub(crate) async fn look(&self, fetcher: &Fetcher, wanted: Wanted, now: f64) {
+    /// Looks, and says whether something was found. That is kept; what goes wrong is told in the log, once for each look.
+    pub(crate) async fn look(&self, fetcher: &Fetcher, wanted: Wanted, now: f64) -> bool {
         match fetched(fetcher, &wanted.from).await {
-            Ok(keys) => self.keep(wanted.name, keys, now),
-            Err(error) => tracing::warn!(keys = wanted.name, error, "no keys were found"),
+            Ok(keys) => {
+                self.keep(wanted.name, keys, now);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(keys = wanted.name, error, "no keys were found");
+                false
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ mod jwt;
 mod mtls;
 mod session;
 
+mod decision_log;
 mod gauges;
 mod metrics;
 mod revocations;
@@ -33,6 +34,7 @@ mod state;
 
 pub use ages::STALE_AFTER;
 pub use cache::Tokens;
+pub use decision_log::DecisionLog;
 pub use metrics::Metrics;
 pub use revocations::{Revocations, TokenFacts};
 pub use service::AuthnService;

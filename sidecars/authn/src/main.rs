@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::Role;
-use authn::{AuthnService, Follower, Metrics, STALE_AFTER, State, Tokens};
+use authn::{AuthnService, DecisionLog, Follower, Metrics, STALE_AFTER, State, Tokens};
 use clap::Parser;
 use fetch::{Allowed, Fetcher, Network};
 use mimalloc::MiMalloc;
@@ -29,6 +29,21 @@ struct Args {
     /// with 503
     #[arg(long, env = "GATEHOUSE_STALE_AFTER_SECS", default_value_t = STALE_AFTER.as_secs())]
     stale_after_secs: u64,
+    /// Where denials, faults and a share of what is allowed are written as lines of JSON: a file, or `-` for standard
+    /// output
+    #[arg(long, env = "GATEHOUSE_DECISION_LOG")]
+    decision_log: Option<String>,
+    /// The share of what is allowed that is written: 0 to 1
+    #[arg(long, env = "GATEHOUSE_DECISION_LOG_SAMPLE", default_value_t = 0.01, value_parser = share)]
+    decision_log_sample: f64,
+}
+
+/// For what is still queued for the decision log.
+const LOG_DEADLINE: Duration = Duration::from_secs(2);
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("must be from 0 to 1".to_owned()) }
 }
 
 /// An answer is some forty small allocations.
@@ -37,19 +52,36 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { settings, allowed, fetch_ca, stale_after_secs } = Args::parse();
+    let Args { settings, allowed, fetch_ca, stale_after_secs, decision_log, decision_log_sample } =
+        Args::parse();
     telemetry::init(&settings.log);
     let state = Arc::new(State::new(Duration::from_secs(stale_after_secs)));
-    let (mut registry, metrics) = (Registry::default(), Metrics::default());
-    metrics.register(&mut registry);
-    state.register(&mut registry);
+    let metrics = Metrics::default();
     let ca = fetch_ca
         .map(|path| fs::read(&path).with_context(|| format!("--fetch-ca: reading {}", path.display())));
     let fetcher = Fetcher::new(Allowed::new(allowed), ca.transpose()?.as_deref()).context("--fetch-ca")?;
-    let follower = Follower::new(Arc::clone(&state));
-    let process = Process::start(&settings, Role::Authn, &authn::KINDS, follower, registry).await?;
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).context("the system gives no random bytes")?;
-    let service = AuthnService::new(state, Tokens::new(secret), fetcher, Arc::new(SystemClock), metrics);
-    process.serve(Server::builder().add_service(service.into_server())).await
+    let (log, writer) = match decision_log {
+        Some(name) => {
+            let opened = DecisionLog::open(&name, decision_log_sample, &metrics);
+            let (log, writer) = opened.with_context(|| format!("--decision-log: opening {name}"))?;
+            (Some(log), Some(writer))
+        }
+        None => (None, None),
+    };
+    let (tokens, clock) = (Tokens::new(secret), Arc::new(SystemClock));
+    let service = AuthnService::new(Arc::clone(&state), tokens, fetcher, clock, metrics).with_log(log);
+    let mut registry = Registry::default();
+    service.register(&mut registry);
+    let process =
+        Process::start(&settings, Role::Authn, &authn::KINDS, Follower::new(state), registry).await?;
+    let service = Arc::new(service);
+    let served = process.serve(Server::builder().add_service(service.server())).await;
+    drop(service);
+    if let Some(writer) = writer {
+        // What was decided is on disk before we leave; but nobody waits long for a pipe that is not read.
+        let _late = tokio::time::timeout(LOG_DEADLINE, writer).await;
+    }
+    served
 }

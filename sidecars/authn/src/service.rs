@@ -1,8 +1,8 @@
-//! The gRPC service that Envoy asks.
+//! The gRPC service that Envoy asks, and what is told of each decision: counters and a log.
 
 use std::{
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use envoy_types::pb::envoy::service::auth::v3::{
@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::{
     authorization_server::{Authorization, AuthorizationServer},
 };
 use fetch::Fetcher;
+use prometheus_client::registry::Registry;
 use runtime::Clock;
 use sidecar::ext_authz::{Decision, Facts};
 use tonic::{Request, Response, Status};
@@ -17,6 +18,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     cache::Tokens,
     decide::{Label, Memory, Verdict, decide},
+    decision_log::DecisionLog,
+    gauges::Gauges,
     metrics::{DecisionResult, Metrics},
     replays::Replays,
     state::State,
@@ -31,6 +34,7 @@ pub struct AuthnService {
     works: Arc<Works>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    log: Option<DecisionLog>,
 }
 
 /// Envoy waits for 250 ms; its own deadline would be a fault that says nothing.
@@ -48,13 +52,40 @@ impl AuthnService {
         metrics: Metrics,
     ) -> Self {
         let tokens = Arc::new(tokens);
-        let works = Arc::new(Works::new(tokens.clone(), state.load().learned.clone(), fetcher));
-        Self { state, tokens, replays: Replays::default(), works, clock, metrics }
+        let learned = state.load().learned.clone();
+        let works = Arc::new(Works::new(tokens.clone(), learned, fetcher, metrics.works.clone()));
+        Self { state, tokens, replays: Replays::default(), works, clock, metrics, log: None }
+    }
+
+    /// Writes decisions to this log.
+    #[must_use]
+    pub fn with_log(self, log: Option<DecisionLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    /// Makes visible what is counted, and how much there is.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+        let Self { state, tokens, works, .. } = self;
+        Gauges { state: state.clone(), tokens: tokens.clone(), works: works.clone() }.register(registry);
     }
 
     /// For a tonic server.
-    pub fn into_server(self) -> AuthorizationServer<Self> {
-        AuthorizationServer::new(self)
+    pub fn server(self: &Arc<Self>) -> AuthorizationServer<Self> {
+        AuthorizationServer::from_arc(Arc::clone(self))
+    }
+
+    /// Decides, counts it, and tells the log.
+    pub(crate) async fn decision(&self, facts: &Facts<'_>) -> Decision {
+        let (begun, now) = (Instant::now(), self.clock.now());
+        let (decision, label) = self.decided(facts).await;
+        self.metrics.count(label, begun.elapsed());
+        if let Some(log) = &self.log {
+            let policy = || self.state.load().policies.get(&facts.policy()?.to_string()).cloned();
+            log.write(facts, policy, &decision, label, now);
+        }
+        tracing::debug!(request = facts.decision_id(), ?label, "decided");
+        decision
     }
 
     async fn decided(&self, facts: &Facts<'_>) -> (Decision, Label) {
@@ -88,9 +119,7 @@ impl Authorization for AuthnService {
         let request = request.into_inner();
         let facts = Facts::read(&request)
             .ok_or_else(|| Status::invalid_argument("attributes.request.http: must be there"))?;
-        let (decision, label) = self.decided(&facts).await;
-        self.metrics.count(label);
-        tracing::debug!(request = facts.decision_id(), ?label, "decided");
-        Ok(Response::new(decision.into()))
+        let decision = self.decision(&facts).await;
+        Ok(Response::new(decision.answer(facts.decision_id())))
     }
 }

@@ -11,6 +11,7 @@ use api::authn::Introspection;
 use argon2::{Argon2, PasswordVerifier as _};
 use fetch::{Fetcher, Limits, Url};
 use jwt::InvalidToken;
+use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -23,6 +24,7 @@ use crate::{
     introspection,
     learned::{Learned, Wanted},
     method::{Proven, Stop},
+    metrics::{WorkKind, WorkLabel, WorkResult},
     policy::Methods,
 };
 
@@ -37,6 +39,16 @@ pub(crate) enum Work {
     },
     /// Keys are fetched that a token names.
     Keys(Wanted),
+}
+
+impl Work {
+    fn kind(&self) -> WorkKind {
+        match self {
+            Self::Password(_) => WorkKind::Password,
+            Self::Introspect { .. } => WorkKind::Introspection,
+            Self::Keys(_) => WorkKind::Keys,
+        }
+    }
 }
 
 /// A password, and what it should be.
@@ -73,6 +85,7 @@ pub(crate) struct Works {
     under_way: Mutex<HashMap<Flight, watch::Receiver<Done>>>,
     passwords: Semaphore,
     questions: Mutex<Bucket>,
+    counts: Family<WorkLabel, Counter>,
 }
 
 /// What is done once for all that wait: the whole credential, and nothing less, since whose identity would it be?
@@ -103,7 +116,12 @@ const ANSWER: Limits = Limits { timeout: Duration::from_secs(2), max_bytes: 64 *
 const LONGEST_FOR_KEYS: Duration = Duration::from_millis(100);
 
 impl Works {
-    pub(crate) fn new(tokens: Arc<Tokens>, learned: Arc<Learned>, fetcher: Fetcher) -> Self {
+    pub(crate) fn new(
+        tokens: Arc<Tokens>,
+        learned: Arc<Learned>,
+        fetcher: Fetcher,
+        counts: Family<WorkLabel, Counter>,
+    ) -> Self {
         Self {
             tokens,
             learned,
@@ -111,7 +129,17 @@ impl Works {
             under_way: Mutex::default(),
             passwords: Semaphore::new(PASSWORDS_AT_ONCE),
             questions: Mutex::new(Bucket::new(QUESTIONS_PER_SECOND, QUESTIONS_AT_ONCE)),
+            counts,
         }
+    }
+
+    /// How much is under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn count(&self, kind: WorkKind, result: WorkResult) {
+        self.counts.get_or_create(&WorkLabel { kind, result }).inc();
     }
 
     /// Waits for the result; `None` where the credential is to be looked at again. The work goes on when whoever waits
@@ -153,11 +181,13 @@ impl Works {
             return Ok(done.clone());
         }
         if under_way.len() >= MAX_UNDER_WAY {
+            self.count(work.kind(), WorkResult::Limited);
             return Err(Stop::Fault("too many credentials are looked at"));
         }
         if let Work::Keys(wanted) = &work
             && !self.learned.may_look(&wanted.name, now)
         {
+            self.count(WorkKind::Keys, WorkResult::Limited);
             return Err(InvalidToken::UnknownKey.into());
         }
         let (tell, done) = watch::channel(Done::NotYet);
@@ -174,14 +204,25 @@ impl Works {
     }
 
     async fn work(&self, id: Id, method: usize, work: Work, now: f64) -> Done {
+        let kind = work.kind();
         let proven = match work {
             Work::Keys(wanted) => {
-                self.learned.look(&self.fetcher, wanted, now).await;
+                let has_found = self.learned.look(&self.fetcher, wanted, now).await;
+                self.count(kind, if has_found { WorkResult::Good } else { WorkResult::Failed });
                 return Done::Looked;
             }
             Work::Password(password) => self.password(*password).await,
             Work::Introspect { by, token } => self.introspect(&by, &token, now).await,
         };
+        self.count(
+            kind,
+            match &proven {
+                Ok(_) => WorkResult::Good,
+                Err(Stop::Fault(TOO_MANY)) => WorkResult::Limited,
+                Err(Stop::Fault(_)) => WorkResult::Failed,
+                Err(_) => WorkResult::Refused,
+            },
+        );
         Done::Result(match proven {
             Ok(proven) => {
                 let mut methods = Methods::default();
@@ -215,7 +256,7 @@ impl Works {
         let is_within = self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(now);
         let url: Url = by.endpoint.parse().map_err(|_| NOBODY)?;
         if !is_within {
-            return Err(Stop::Fault("too many questions about tokens"));
+            return Err(Stop::Fault(TOO_MANY));
         }
         let form = [("token", token), ("token_type_hint", "access_token")];
         let own = Some((by.client_id.as_str(), by.client_secret.as_str()));
@@ -231,6 +272,7 @@ impl Works {
     }
 }
 
+const TOO_MANY: &str = "too many questions about tokens";
 const ENDED: &str = "the credential could not be looked at";
 
 /// Work that is no longer under way.

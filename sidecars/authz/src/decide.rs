@@ -93,7 +93,7 @@ mod tests {
         envoy::{
             config::core::v3::Metadata,
             service::auth::v3::{
-                AttributeContext, CheckRequest, CheckResponse,
+                AttributeContext, CheckRequest,
                 attribute_context::{HttpRequest, Request as WireRequest},
                 check_response::HttpResponse,
             },
@@ -131,8 +131,7 @@ mod tests {
         if let Some(subject) = subject {
             record = record.text("sub", subject).texts("scopes", scopes.iter().copied());
         }
-        let response =
-            CheckResponse::from(Decision::Allow { record, headers: Vec::new(), remove: Vec::new() });
+        let response = Decision::Allow { record, headers: Vec::new(), remove: Vec::new() }.answer("");
         response.dynamic_metadata.unwrap()
     }
 
@@ -156,7 +155,7 @@ mod tests {
             }),
         };
         let (decision, result) = decide(&Facts::read(&request).unwrap(), &policies(mode));
-        let status = match CheckResponse::from(decision).http_response.unwrap() {
+        let status = match decision.answer("").http_response.unwrap() {
             HttpResponse::OkResponse(_) => 200,
             HttpResponse::DeniedResponse(denied) => u16::try_from(denied.status.unwrap().code).unwrap(),
             HttpResponse::ErrorResponse(_) => 503,

@@ -26,7 +26,7 @@ use crate::{
     credentials::{Authorization, Presented},
     decide::{Label, presented},
     method::Place,
-    metrics::{DecisionResult, Metrics},
+    metrics::Metrics,
     policy::Policy,
 };
 
@@ -63,7 +63,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rev: Option<u64>,
     method: &'a str,
-    result: DecisionResult,
+    result: &'static str,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
@@ -160,7 +160,7 @@ fn line(
         rev: (!policy.is_empty()).then_some(rev),
         policy: (!policy.is_empty()).then_some(cut(&policy)),
         method: label.method,
-        result: label.result,
+        result: label.result.text(),
         status,
         reason,
         iss: told("iss"),

@@ -30,6 +30,7 @@ mod gauges;
 mod metrics;
 mod revocations;
 mod service;
+mod spans;
 mod state;
 
 pub use ages::STALE_AFTER;

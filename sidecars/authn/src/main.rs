@@ -10,7 +10,7 @@ use fetch::{Allowed, Fetcher, Network};
 use mimalloc::MiMalloc;
 use prometheus_client::registry::Registry;
 use runtime::{SystemClock, telemetry};
-use sidecar::{Process, Settings};
+use sidecar::{Process, Settings, traces::Traces};
 use tonic::transport::Server;
 
 /// The authentication sidecar of Gatehouse.
@@ -36,6 +36,10 @@ struct Args {
     /// The share of what is allowed that is written: 0 to 1
     #[arg(long, env = "GATEHOUSE_DECISION_LOG_SAMPLE", default_value_t = 0.01, value_parser = share)]
     decision_log_sample: f64,
+    /// An OpenTelemetry collector (OTLP over gRPC, as `http://host:port`) that is sent a span for each decision of a
+    /// sampled trace
+    #[arg(long, env = "GATEHOUSE_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
 }
 
 /// For what is still queued for the decision log.
@@ -52,8 +56,15 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { settings, allowed, fetch_ca, stale_after_secs, decision_log, decision_log_sample } =
-        Args::parse();
+    let Args {
+        settings,
+        allowed,
+        fetch_ca,
+        stale_after_secs,
+        decision_log,
+        decision_log_sample,
+        otlp_endpoint,
+    } = Args::parse();
     telemetry::init(&settings.log);
     let state = Arc::new(State::new(Duration::from_secs(stale_after_secs)));
     let metrics = Metrics::default();
@@ -70,8 +81,13 @@ async fn main() -> anyhow::Result<()> {
         }
         None => (None, None),
     };
+    let node = format!("{}/{}", settings.node_id, Role::Authn);
+    let traces = otlp_endpoint.map(|url| Traces::begin(&url, "gatehouse-authn", &node));
+    let traces = traces.transpose().context("--otlp-endpoint")?;
     let (tokens, clock) = (Tokens::new(secret), Arc::new(SystemClock));
-    let service = AuthnService::new(Arc::clone(&state), tokens, fetcher, clock, metrics).with_log(log);
+    let service = AuthnService::new(Arc::clone(&state), tokens, fetcher, clock, metrics)
+        .with_log(log)
+        .with_traces(traces.clone());
     let mut registry = Registry::default();
     service.register(&mut registry);
     let process =
@@ -82,6 +98,9 @@ async fn main() -> anyhow::Result<()> {
     if let Some(writer) = writer {
         // What was decided is on disk before we leave; but nobody waits long for a pipe that is not read.
         let _late = tokio::time::timeout(LOG_DEADLINE, writer).await;
+    }
+    if let Some(traces) = traces {
+        traces.end().await;
     }
     served
 }

@@ -11,8 +11,6 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use serde::Serialize;
-
 use crate::decide::Label;
 
 /// What the sidecar counts.
@@ -34,8 +32,7 @@ struct DecisionLabel {
     result: DecisionResult,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum DecisionResult {
     Authenticated,
     Anonymous,
@@ -45,6 +42,22 @@ pub(crate) enum DecisionResult {
     CrossSite,
     UnknownPolicy,
     Fault,
+}
+
+impl DecisionResult {
+    /// As logs and spans call it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Authenticated => "authenticated",
+            Self::Anonymous => "anonymous",
+            Self::NoCredential => "no_credential",
+            Self::InvalidCredential => "invalid_credential",
+            Self::BadRequest => "bad_request",
+            Self::CrossSite => "cross_site",
+            Self::UnknownPolicy => "unknown_policy",
+            Self::Fault => "fault",
+        }
+    }
 }
 
 /// Something that was done before a credential was known to be good.

@@ -12,7 +12,10 @@ use envoy_types::pb::envoy::service::auth::v3::{
 use fetch::Fetcher;
 use prometheus_client::registry::Registry;
 use runtime::Clock;
-use sidecar::ext_authz::{Decision, Facts};
+use sidecar::{
+    ext_authz::{Decision, Facts},
+    traces::Traces,
+};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -22,6 +25,7 @@ use crate::{
     gauges::Gauges,
     metrics::{DecisionResult, Metrics},
     replays::Replays,
+    spans,
     state::State,
     work::Works,
 };
@@ -35,6 +39,7 @@ pub struct AuthnService {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     log: Option<DecisionLog>,
+    traces: Option<Traces>,
 }
 
 /// Envoy waits for 250 ms; its own deadline would be a fault that says nothing.
@@ -54,13 +59,19 @@ impl AuthnService {
         let tokens = Arc::new(tokens);
         let learned = state.load().learned.clone();
         let works = Arc::new(Works::new(tokens.clone(), learned, fetcher, metrics.works.clone()));
-        Self { state, tokens, replays: Replays::default(), works, clock, metrics, log: None }
+        Self { state, tokens, replays: Replays::default(), works, clock, metrics, log: None, traces: None }
     }
 
     /// Writes decisions to this log.
     #[must_use]
     pub fn with_log(self, log: Option<DecisionLog>) -> Self {
         Self { log, ..self }
+    }
+
+    /// Sends a span for each decision of a sampled trace.
+    #[must_use]
+    pub fn with_traces(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
     }
 
     /// Makes visible what is counted, and how much there is.
@@ -75,11 +86,17 @@ impl AuthnService {
         AuthorizationServer::from_arc(Arc::clone(self))
     }
 
-    /// Decides, counts it, and tells the log.
-    pub(crate) async fn decision(&self, facts: &Facts<'_>) -> Decision {
+    /// Decides, counts it, and tells log and traces. `of_call` is the call's own `traceparent`.
+    pub(crate) async fn decision(&self, facts: &Facts<'_>, of_call: Option<&str>) -> Decision {
         let (begun, now) = (Instant::now(), self.clock.now());
         let (decision, label) = self.decided(facts).await;
-        self.metrics.count(label, begun.elapsed());
+        let took = begun.elapsed();
+        self.metrics.count(label, took);
+        if let Some(traces) = &self.traces
+            && let Some(parent) = spans::parent(of_call, facts)
+        {
+            spans::record(traces, &parent, facts, &decision, label, spans::times(now, took));
+        }
         if let Some(log) = &self.log {
             let policy = || self.state.load().policies.get(&facts.policy()?.to_string()).cloned();
             log.write(facts, policy, &decision, label, now);
@@ -116,10 +133,11 @@ impl AuthnService {
 #[tonic::async_trait]
 impl Authorization for AuthnService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let facts = Facts::read(&request)
             .ok_or_else(|| Status::invalid_argument("attributes.request.http: must be there"))?;
-        let decision = self.decision(&facts).await;
+        let of_call = metadata.get("traceparent").and_then(|value| value.to_str().ok());
+        let decision = self.decision(&facts, of_call).await;
         Ok(Response::new(decision.answer(facts.decision_id())))
     }
 }

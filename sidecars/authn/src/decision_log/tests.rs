@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sidecar::ext_authz::Record;
 
 use super::*;
+use crate::metrics::DecisionResult;
 
 /// One that reads every place.
 fn policy() -> Policy {

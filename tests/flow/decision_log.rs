@@ -48,7 +48,6 @@ async fn a_refusal_is_found_by_the_id_that_its_client_was_shown() {
     let key = "gatehouse_0a_nobody-has-this-key";
     let request = lab.request(Method::GET, hello.host(), "/keyed").header("x-api-key", key);
     assert_eq!(lab.send(request).await.unwrap().status, 401);
-    assert_eq!(lab.get(hello.host(), "/allowed", Some(&token)).await.status, 403, "authorization says no");
     assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
     let allowed = || async { lines(&lab).into_iter().find(|line| line["status"] == 200) };
     let allowed = eventually("what passed is written too", allowed).await;

@@ -10,6 +10,8 @@ mod client;
 mod cloud;
 mod decision_log;
 mod decisions;
+mod handover;
+mod http_authz;
 mod issuers;
 mod jobs;
 mod methods;

@@ -2,7 +2,9 @@
 //! asks by `ext_authz`, how a request is read and an answer written.
 
 pub mod ext_authz;
+mod listen;
 mod process;
 pub mod traces;
 
-pub use process::{Process, Settings};
+pub use listen::{Io, Transport};
+pub use process::{DRAIN_DEADLINE, Process, Settings};

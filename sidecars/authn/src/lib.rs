@@ -25,8 +25,10 @@ mod jwt;
 mod mtls;
 mod session;
 
+pub mod check;
 mod decision_log;
 mod gauges;
+pub mod http;
 mod metrics;
 mod revocations;
 mod service;

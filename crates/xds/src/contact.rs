@@ -38,7 +38,8 @@ struct Heard {
     at: SystemTime,
     /// How old it was for sure, and when.
     least: (Duration, Instant),
-    written: Option<Instant>,
+    /// When it was written down, and what.
+    written: Option<(Instant, SystemTime)>,
 }
 
 /// Between two writes: far less than any age that matters, and nothing to a disk.
@@ -87,11 +88,17 @@ impl Contact {
     /// Writes it down, if that was not done a moment ago. It is on disk when this returns.
     pub fn keep(&self, now: Now) -> io::Result<()> {
         let heard = *self.lock();
-        if heard.written.is_some_and(|at| now.steady.saturating_duration_since(at) < WRITE_EVERY) {
+        // What is heard after a long silence is written at once: a restart in the next minute must know of it.
+        let is_told = |(at, told): (Instant, SystemTime)| {
+            let later = heard.at.duration_since(told).unwrap_or_default();
+            now.steady.saturating_duration_since(at) < WRITE_EVERY && later < WRITE_EVERY
+        };
+        if heard.written.is_some_and(is_told) {
             return Ok(());
         }
-        self.lock().written = Some(now.steady);
-        write(&self.0.file, heard.at, heard.age(now))
+        write(&self.0.file, heard.at, heard.age(now))?;
+        self.lock().written = Some((now.steady, heard.at));
+        Ok(())
     }
 
     /// Writes that the control plane was last heard of then: what operators do to a copy, and tests.
@@ -187,11 +194,27 @@ mod tests {
         contact.heard(at(0, 0));
         contact.keep(at(0, 0)).unwrap();
         let first = on_disk();
-        contact.heard(at(1, 0));
-        contact.keep(at(1, 0)).unwrap();
+        let soon = |secs| Now {
+            wall: at(0, 0).wall + Duration::from_secs(secs),
+            steady: at(0, 0).steady + Duration::from_secs(secs),
+        };
+        contact.heard(soon(59));
+        contact.keep(soon(59)).unwrap();
         assert_eq!(on_disk(), first);
-        contact.keep(at(1, 1)).unwrap();
+        contact.keep(soon(60)).unwrap();
         assert_ne!(on_disk(), first);
+    }
+
+    #[test]
+    fn what_is_heard_after_a_silence_is_known_after_a_restart_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (contact, at) = (Contact::open(folder.path()).unwrap(), clocks());
+        contact.keep(at(0, 0)).unwrap();
+        contact.heard(at(0, 0));
+        contact.keep(at(0, 0)).unwrap();
+        let again = Contact::open(folder.path()).unwrap();
+        let steady = again.lock().least.1;
+        assert_eq!(again.age(Now { wall: at(0, 0).wall, steady }), Duration::ZERO);
     }
 
     #[test]

@@ -131,8 +131,9 @@ impl DecisionLog {
 
     /// The same for one request on all nodes, and for each of its tries.
     fn is_sampled(&self, id: &str) -> bool {
-        let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(id.as_bytes()).as_bytes();
-        self.below == u64::MAX || u64::from_le_bytes([a, b, c, d, e, f, g, h]) < self.below
+        let mut first = [0; 8];
+        blake3::Hasher::new().update(id.as_bytes()).finalize_xof().fill(&mut first);
+        self.below == u64::MAX || u64::from_le_bytes(first) < self.below
     }
 }
 

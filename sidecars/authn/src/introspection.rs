@@ -124,12 +124,12 @@ pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Prove
     let identity = Identity::new("introspection", texts).by(asked.issuer.clone());
     let identity = identity.between(answer.iat, answer.exp);
     let until = answer.exp.unwrap_or(f64::INFINITY).min(now + asked.cache.as_secs_f64());
-    let confirmation = answer.cnf.map_or(Ok(Confirmation::default()), confirmation)?;
+    let confirmation = answer.cnf.as_ref().map_or(Ok(Confirmation::default()), confirmation)?;
     Ok(Proven { identity, keys: None, confirmation, until })
 }
 
 /// A binding that cannot be checked is none that may be passed over.
-fn confirmation(cnf: Cnf) -> Result<Confirmation, Stop> {
+fn confirmation(cnf: &Cnf) -> Result<Confirmation, Stop> {
     let bound: Option<Thumbprint> = cnf.x5t.as_deref().and_then(jwt::thumbprint_of);
     match bound {
         Some(certificate) => Ok(Confirmation { key: None, certificate: Some(certificate) }),
@@ -176,7 +176,8 @@ mod tests {
         assert_eq!((subject, scopes, proven.until), ("alice", "read write", NOW + 20.0));
         let mut long = answer();
         long["exp"] = json!(NOW + 1_000.0);
-        assert_eq!(read(&asked(), long.to_string().as_bytes(), NOW).unwrap().until, NOW + 30.0);
+        let until = read(&asked(), long.to_string().as_bytes(), NOW).unwrap().until;
+        assert_eq!(until.total_cmp(&(NOW + 30.0)), std::cmp::Ordering::Equal);
         let mut client = answer();
         (client["sub"], client["client_id"]) = (json!(null), json!("batch"));
         let proven = read(&asked(), client.to_string().as_bytes(), NOW).unwrap();

@@ -111,7 +111,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     if std::env::args_os().nth(1).is_some_and(|first| first == "check") {
         return check(&CheckArgs::parse_from(std::env::args_os().skip(1))).await;
     }
-    serve(Args::parse()).await?;
+    Box::pin(serve(Args::parse())).await?;
     Ok(ExitCode::SUCCESS)
 }
 

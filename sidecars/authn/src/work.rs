@@ -146,7 +146,7 @@ impl Works {
     /// gives up, so that the next request finds it done.
     pub(crate) async fn result(self: &Arc<Self>, pending: Box<Pending>, now: f64) -> Option<Result> {
         let is_for_keys = matches!(pending.work, Work::Keys(_));
-        let mut done = match self.begin(pending, now) {
+        let mut done = match self.begin(*pending, now) {
             Ok(done) => done,
             Err(stop) => return Some(Err(stop)),
         };
@@ -168,10 +168,10 @@ impl Works {
 
     fn begin(
         self: &Arc<Self>,
-        pending: Box<Pending>,
+        pending: Pending,
         now: f64,
     ) -> std::result::Result<watch::Receiver<Done>, Stop> {
-        let Pending { id, method, work } = *pending;
+        let Pending { id, method, work } = pending;
         let flight = match &work {
             Work::Keys(wanted) => Flight::Keys(wanted.name.clone()),
             Work::Password(_) | Work::Introspect { .. } => Flight::Credential(id),

@@ -28,6 +28,9 @@ fn jwt() -> pb::authn::Jwt {
     }
 }
 
+/// One of them.
+type Any = Vec<pb::authn::Method>;
+
 /// A policy for each set of methods.
 fn state() -> Snapshot {
     use pb::authn::{method::Method as Wire, sender_constrained::Proof};
@@ -42,7 +45,7 @@ fn state() -> Snapshot {
     let spiffe = vec!["spiffe://td/ns/*".into()];
     let mtls = || method(Wire::Mtls(pb::authn::Mtls { spiffe: spiffe.clone(), dns: Vec::new() }));
     let other = pb::authn::Jwt { audiences: vec!["other".into()], ..jwt() };
-    let policies: [(&str, Vec<pb::authn::Method>, Vec<Vec<pb::authn::Method>>); 10] = [
+    let policies: [(&str, Any, Vec<Any>); 10] = [
         ("i-1", vec![token()], vec![]),
         ("open", vec![], vec![]),
         ("keys", vec![key()], vec![]),
@@ -62,7 +65,6 @@ fn state() -> Snapshot {
             any,
             all: all.into_iter().map(|any| pb::authn::Group { any }).collect(),
             anonymous: vec!["/healthz".into()],
-            ..Default::default()
         };
         let policy = api::authn::Policy::try_from(wire).unwrap();
         state.policies.insert(format!("{name}@3"), Policy::try_from(policy).unwrap());
@@ -412,7 +414,7 @@ fn without_contact_tokens_are_a_fault_and_what_the_policy_holds_is_as_good_as_ev
     let (tokens, replays) = (Tokens::new([1; 32]), Replays::default());
     let bearer = format!("Bearer {}", good());
     let asked = |policy: &str, headers: &[(&str, &str)], path| {
-        let request = Ask { policy, headers, path, ..Ask::default() }.request();
+        let request = Ask { policy, path, headers, ..Ask::default() }.request();
         let memory = Memory { tokens: &tokens, replays: &replays, done: &[] };
         match decide(&Facts::read(&request).unwrap(), &state, &memory, NOW) {
             Verdict::Decided(decision, _) => status(&decision),

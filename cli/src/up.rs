@@ -97,9 +97,10 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         node_id: NODE_ID.to_owned(),
         https: true,
         tls: None,
+        authn_args: Vec::new(),
         control_plane_args: Vec::new(),
         control_plane_env: Vec::new(),
-        authn_args: Vec::new(),
+
         edge: serde_json::Value::Null,
         xds_balancer: None,
     })

@@ -4,12 +4,16 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod access_log;
+mod ages;
 mod asked;
 mod attacks;
 mod bindings;
 mod client;
 mod cloud;
+mod decision_log;
 mod decisions;
+mod handover;
+mod http_authz;
 mod issuers;
 mod jobs;
 mod methods;

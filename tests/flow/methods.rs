@@ -349,6 +349,35 @@ async fn all_that_is_asked_for_is_needed_and_a_route_adds_to_it() {
 }
 
 #[tokio::test]
+async fn a_path_that_is_open_on_one_route_is_not_on_another() {
+    let lab = start(|_| json!({})).await;
+    let upstream = lab.service("hello").parameters["routes"][0]["upstream"].clone();
+    let hello = lab
+        .service("hello")
+        .with("/auth", json!({"any": [{"jwt": rule()}]}))
+        .with(
+            "/authz",
+            json!({"rules": [{"allow": {"methods": ["GET"], "paths": ["/"], "scopes": ["read"]}}]}),
+        )
+        .with(
+            "/routes",
+            json!([
+                {"path": "/", "upstream": upstream},
+                {"path": "/public", "upstream": upstream, "auth": {"anonymous": ["/"], "replace": true}},
+            ]),
+        );
+    lab.live(&hello).await;
+    let (with, without) = (token("scope", json!("read")), token("scope", json!("other")));
+    for (path, token, status) in
+        [("/x", Some(&with), 200), ("/x", Some(&without), 403), ("/x", None, 401), ("/public/x", None, 200)]
+    {
+        let seen = lab.get(hello.host(), path, token.map(String::as_str)).await;
+        assert_eq!(seen.status, status, "{path}: {}", seen.body);
+    }
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn what_could_never_let_anybody_in_is_refused_when_it_is_ordered() {
     let lab = start(|_| json!({})).await;
     for (method, told) in [
@@ -385,7 +414,7 @@ async fn an_upstream_is_told_by_a_signed_token_whose_keys_everybody_can_have() {
     // As an upstream reads it: by the keys that the control plane publishes, for itself.
     let keys = lab.operators("/identity/jwks.json").await;
     let edge = "https://edge.example.test/identity/";
-    let found = jwt::testing::read_by(&keys.body, edge, "hello", told, now()).expect("it is good");
+    let found = jwt::testing::read_by(&keys.body, edge, hello.host(), told, now()).expect("it is good");
     assert_eq!((found.subject.as_str(), found.scopes.as_str()), ("alice", "read write"));
     let claims = jwt::testing::claims_of(told);
     assert!(claims["exp"].as_f64() <= claims["iat"].as_f64().map(|at| at + 60.0), "a minute: {claims:?}");

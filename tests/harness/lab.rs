@@ -138,8 +138,9 @@ impl Lab {
             node_id: NODE_ID.to_owned(),
             https: true,
             tls: None,
-            control_plane_env: Vec::new(),
             authn_args: Vec::new(),
+            control_plane_env: Vec::new(),
+
             edge: serde_json::Value::Null,
             xds_balancer: None,
             control_plane_args: vec!["--job-lease-secs=2".into(), "--fleet-deadline-secs=60".into()],

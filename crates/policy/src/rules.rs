@@ -20,6 +20,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// With its query.
     pub path: &'a str,
+    /// Whether the path needs no credential, by what authentication knows of this very route.
+    pub open: bool,
     /// Whether somebody proved who they are; an anonymous request has no scopes either.
     pub authenticated: bool,
     /// What the identity may do.
@@ -61,7 +63,8 @@ impl Rules {
             Ok(path) => path,
             Err(why) => return Decided { ambiguous_path: Some(why), ..decided(Effect::Deny, "path") },
         };
-        if any_matches(&self.policy.anonymous, &path) {
+        // Both lists say so: this one is of the whole service.
+        if request.open && any_matches(&self.policy.anonymous, &path) {
             return decided(Effect::Allow, "anonymous");
         }
         // No rule grants anything to nobody: only the list of anonymous paths does.
@@ -130,7 +133,13 @@ mod tests {
     fn check(method: &str, path: &str, scopes: Option<&str>, expected: (Effect, &str)) {
         let rules = rules(pb::authz::Effect::Deny);
         let held = scopes.unwrap_or_default().split_whitespace().collect();
-        let decided = rules.decide(Request { method, path, authenticated: scopes.is_some(), scopes: &held });
+        let decided = rules.decide(Request {
+            method,
+            path,
+            open: true,
+            authenticated: scopes.is_some(),
+            scopes: &held,
+        });
         assert_eq!((decided.effect, decided.rule), expected, "{method} {path} {scopes:?}");
     }
 
@@ -155,15 +164,27 @@ mod tests {
         check("GET", "/healthz", None, (Effect::Allow, "anonymous"));
         check("GET", "/one", None, (Effect::Deny, "unauthenticated"));
         let allow_all = rules(pb::authz::Effect::Allow);
-        let nobody = Request { method: "GET", path: "/x", authenticated: false, scopes: &HashSet::new() };
+        let nobody =
+            Request { method: "GET", path: "/x", open: true, authenticated: false, scopes: &HashSet::new() };
         assert_eq!(allow_all.decide(nobody).effect, Effect::Deny);
+    }
+
+    #[test]
+    fn a_path_that_is_open_on_another_route_is_not_open_here() {
+        let rules = rules(pb::authz::Effect::Deny);
+        let held = HashSet::from(["read"]);
+        for authenticated in [true, false] {
+            let asked =
+                Request { method: "GET", path: "/healthz", open: false, authenticated, scopes: &held };
+            assert_eq!(rules.decide(asked).effect, Effect::Deny, "{authenticated}");
+        }
     }
 
     #[test]
     fn the_missing_scope_is_named() {
         let rules = rules(pb::authz::Effect::Deny);
         let held = HashSet::from(["read"]);
-        let post = Request { method: "POST", path: "/docs", authenticated: true, scopes: &held };
+        let post = Request { method: "POST", path: "/docs", open: false, authenticated: true, scopes: &held };
         assert_eq!(rules.decide(post).missing_scopes, ["write"]);
     }
 
@@ -180,7 +201,7 @@ mod tests {
         fn nothing_passes_that_no_rule_names(method in "[A-Z]{3,4}", path in "(/[a-z%;.]{0,6}){1,4}", scope in "[a-z]{4,5}") {
             let rules = rules(pb::authz::Effect::Deny);
             let held = HashSet::from([scope.as_str()]);
-            let decided = rules.decide(Request { method: &method, path: &path, authenticated: true, scopes: &held });
+            let decided = rules.decide(Request { method: &method, path: &path, open: true, authenticated: true, scopes: &held });
             if decided.effect == Effect::Allow {
                 let docs = path == "/docs" || path.starts_with("/docs/");
                 let health = path == "/healthz" || path.starts_with("/healthz/");

@@ -76,7 +76,8 @@ pub fn private_folder(folder: &Path) -> io::Result<()> {
 /// returns, the new one is on disk.
 pub fn replace(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
+    // Two instances of a sidecar share a folder while one takes over from the other.
+    unfinished.push(format!(".{}.new", std::process::id()));
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     for part in parts {

@@ -3,7 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+/// Between two looks whether something is still pending: only who starts looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the process still waits for.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +38,13 @@ impl Readiness {
     /// What is pending; empty when ready.
     pub fn pending(&self) -> Vec<&'static str> {
         self.lock().keys().copied().collect()
+    }
+
+    /// Waits until nothing is pending.
+    pub async fn ready(&self) {
+        while !self.pending().is_empty() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, usize>> {

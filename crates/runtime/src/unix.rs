@@ -18,13 +18,33 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
             format!("{} is served by another process", path.display()),
         ));
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove(path)?;
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
+    listen(path)
+}
+
+/// Binds a socket in the place of one that may still be listened on: who connects from now on reaches us, and who was
+/// connected before stays where it is. At no moment nobody listens.
+pub fn take_over(path: &Path) -> io::Result<UnixListener> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".next");
+    let beside = Path::new(&beside);
+    remove(beside)?;
+    let listener = listen(beside)?;
+    fs::rename(beside, path)?;
+    Ok(listener)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)

@@ -201,6 +201,12 @@ impl Record {
         self
     }
 
+    /// Adds something that is so.
+    pub fn truth(mut self, key: &'static str) -> Self {
+        self.fields.push((key, value(Kind::BoolValue(true))));
+        self
+    }
+
     /// Adds a number.
     pub fn number(mut self, key: &'static str, number: f64) -> Self {
         self.fields.push((key, value(Kind::NumberValue(number))));
@@ -214,6 +220,15 @@ impl Record {
         self
     }
 
+    /// A text that was added.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let (_, value) = self.fields.iter().find(|(known, _)| *known == key)?;
+        match value.kind.as_ref()? {
+            Kind::StringValue(text) => Some(text),
+            _ => None,
+        }
+    }
+
     fn into_struct(self) -> Struct {
         let fields = self.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let own = value(Kind::StructValue(Struct { fields }));
@@ -225,10 +240,11 @@ fn value(kind: Kind) -> Value {
     Value { kind: Some(kind) }
 }
 
-impl From<Decision> for CheckResponse {
-    fn from(decision: Decision) -> Self {
-        match decision {
-            Decision::Allow { record, headers, remove } => Self {
+impl Decision {
+    /// The answer to Envoy. The id stands in the body of a refusal, so that whoever shows it to an operator is helped.
+    pub fn answer(self, id: &str) -> CheckResponse {
+        match self {
+            Self::Allow { record, headers, remove } => CheckResponse {
                 status: Some(status(Code::Ok)),
                 dynamic_metadata: Some(record.into_struct()),
                 http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
@@ -237,34 +253,58 @@ impl From<Decision> for CheckResponse {
                     ..Default::default()
                 })),
             },
-            Decision::Deny { record, status: code, description, challenge } => Self {
+            Self::Deny { record, status: code, description, challenge } => CheckResponse {
                 status: Some(status(if code == 401 {
                     Code::Unauthenticated
                 } else {
                     Code::PermissionDenied
                 })),
                 dynamic_metadata: Some(record.into_struct()),
-                http_response: Some(HttpResponse::DeniedResponse(denied(code, &description, challenge))),
+                http_response: Some(HttpResponse::DeniedResponse(denied(code, &description, id, challenge))),
             },
             // A status alone would be a 403; only `error_response` is an error to Envoy.
-            Decision::Fault { description } => Self {
+            Self::Fault { description } => CheckResponse {
                 status: Some(status(Code::Unavailable)),
                 dynamic_metadata: None,
-                http_response: Some(HttpResponse::ErrorResponse(denied(503, &description, None))),
+                http_response: Some(HttpResponse::ErrorResponse(denied(503, &description, id, None))),
             },
         }
     }
+}
+
+/// The body of a refusal.
+pub fn refusal(code: u16, description: &str, id: &str) -> String {
+    format!("{{\"status\":{code},\"description\":{},\"id\":{}}}\n", quoted(description), quoted(id))
+}
+
+/// A JSON string (RFC 8259 section 7). An id can be a client's own, and hold anything that is visible.
+fn quoted(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => json.extend(['\\', char]),
+            // Writing to a string does not fail, and all of these have four digits. The last two would open and end a
+            // tag where a body is shown as a page.
+            char if char.is_control() || char == '<' || char == '>' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(char));
+            }
+            char => json.push(char),
+        }
+    }
+    json.push('"');
+    json
 }
 
 fn status(code: Code) -> Status {
     Status { code: code.into(), ..Default::default() }
 }
 
-fn denied(code: u16, description: &str, challenge: Option<String>) -> DeniedHttpResponse {
+fn denied(code: u16, description: &str, id: &str, challenge: Option<String>) -> DeniedHttpResponse {
     let mut headers = vec![overwrite("content-type", "application/json".into())];
     headers.extend(challenge.map(|challenge| overwrite("www-authenticate", challenge)));
-    // The descriptions are ours and hold nothing that JSON escapes.
-    let body = format!("{{\"status\":{code},\"description\":\"{description}\"}}\n");
+    let body = refusal(code, description, id);
     DeniedHttpResponse { status: Some(HttpStatus { code: code.into() }), headers, body }
 }
 
@@ -296,25 +336,36 @@ mod tests {
         let allow = Decision::Allow { record: record(), headers: Vec::new(), remove: Vec::new() };
         let deny =
             |status| Decision::Deny { record: record(), status, description: "no".into(), challenge: None };
-        assert_eq!(code(&allow.into()), 0);
+        assert_eq!(code(&allow.answer("")), 0);
         for status in [400, 401, 403] {
-            assert_ne!(code(&deny(status).into()), 0);
+            assert_ne!(code(&deny(status).answer("")), 0);
         }
-        assert_ne!(code(&Decision::Fault { description: "x".into() }.into()), 0);
+        assert_ne!(code(&Decision::Fault { description: "x".into() }.answer("")), 0);
     }
 
     #[test]
     fn a_fault_is_an_error_to_envoy_and_not_a_denial() {
-        let response = CheckResponse::from(Decision::Fault { description: "unknown policy".into() });
+        let response = Decision::Fault { description: "unknown policy".into() }.answer("r-1");
         let Some(HttpResponse::ErrorResponse(error)) = response.http_response else { panic!("{response:?}") };
         assert_eq!(error.status.unwrap().code, 503);
         assert!(response.dynamic_metadata.is_none(), "nothing is decided");
     }
 
     #[test]
+    fn a_refusal_says_its_id_whatever_is_in_it() {
+        assert_eq!(
+            refusal(401, "no", "a\"b\\c<\u{7f}ä"),
+            "{\"status\":401,\"description\":\"no\",\"id\":\"a\\\"b\\\\c\\u003c\\u007fä\"}\n"
+        );
+        let response = Decision::Fault { description: "unknown policy".into() }.answer("r-1");
+        let Some(HttpResponse::ErrorResponse(error)) = response.http_response else { panic!("{response:?}") };
+        assert!(error.body.contains("\"id\":\"r-1\""), "{}", error.body);
+    }
+
+    #[test]
     fn headers_overwrite_what_the_client_sent() {
         let headers = vec![("x-gatehouse-subject", "alice".to_owned())];
-        let response = CheckResponse::from(Decision::Allow { record: record(), headers, remove: Vec::new() });
+        let response = Decision::Allow { record: record(), headers, remove: Vec::new() }.answer("r-1");
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("{response:?}") };
         #[allow(deprecated)]
         let append = ok.headers[0].append;

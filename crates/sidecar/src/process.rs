@@ -1,14 +1,18 @@
 //! From flags to a serving process: admin endpoint, control plane, socket, drain.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::listen::{Io, Transport};
 use anyhow::Context as _;
 use api::{ResourceType, Role};
 use clap::Args;
 use prometheus_client::registry::Registry;
 use runtime::{Admin, Readiness, Shutdown, tls::TlsFiles};
-use tokio::{net::UnixListener, task::JoinHandle};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::{net::UnixListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
 use tonic::transport::server::Router;
 use xds::{Client, Handler, Server, disk::LastGood};
 
@@ -33,6 +37,9 @@ pub struct Settings {
     /// Where Envoy asks
     #[arg(long)]
     pub socket: PathBuf,
+    /// Takes the socket over, once ready, from an instance that still serves there; that one is to be stopped then
+    #[arg(long)]
+    pub take_over: bool,
     /// Where the last good policies are kept
     #[arg(long)]
     pub data_dir: PathBuf,
@@ -61,10 +68,12 @@ pub struct Process {
     shutdown: Shutdown,
     readiness: Readiness,
     client: JoinHandle<()>,
+    /// Over TCP; none where nobody listens.
+    more: Option<mpsc::Receiver<io::Result<Io>>>,
 }
 
 /// Requests under way have a deadline of 250 ms in Envoy; after this the rest is cut off.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Process {
     /// Binds the socket and the admin endpoint, loads from disk, and begins to follow the control plane.
@@ -89,18 +98,43 @@ impl Process {
             .serve(settings.admin, &shutdown)
             .await
             .with_context(|| format!("--admin: listening on {}", settings.admin))?;
-        let socket = runtime::unix::bind(&settings.socket)
-            .with_context(|| format!("--socket: listening on {}", settings.socket.display()))?;
         let client = tokio::spawn(client.run());
+        let socket = if settings.take_over {
+            // What asks there is answered until we can do it.
+            readiness.ready().await;
+            runtime::unix::take_over(&settings.socket)
+        } else {
+            runtime::unix::bind(&settings.socket)
+        };
+        let socket =
+            socket.with_context(|| format!("--socket: listening on {}", settings.socket.display()))?;
         tracing::info!(socket = %settings.socket.display(), %admin, node = node_id, "serving");
-        Ok(Self { socket, shutdown, readiness, client })
+        Ok(Self { socket, shutdown, readiness, client, more: None })
+    }
+
+    /// Answers over TCP too, where that is asked for.
+    pub async fn listen(mut self, transport: &Transport) -> anyhow::Result<Self> {
+        if let Some((address, connections)) = transport.bind().await? {
+            tracing::info!(%address, "serving over TCP");
+            self.more = Some(connections);
+        }
+        Ok(self)
+    }
+
+    /// When the drain begins.
+    pub fn drain(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shutdown.wait()
     }
 
     /// Serves until it is asked to stop, then drains.
     pub async fn serve(self, router: Router) -> anyhow::Result<()> {
-        let Self { socket, shutdown, readiness, client } = self;
+        let Self { socket, shutdown, readiness, client, more } = self;
         let draining = shutdown.clone();
-        let serve = router.serve_with_incoming_shutdown(UnixListenerStream::new(socket), shutdown.wait());
+        let unix = UnixListenerStream::new(socket).map(|stream| stream.map(Io::Unix));
+        // A stream that has ended leaves the other as it is.
+        let more = more.unwrap_or_else(|| mpsc::channel(1).1);
+        let incoming = unix.merge(ReceiverStream::new(more));
+        let serve = router.serve_with_incoming_shutdown(incoming, shutdown.wait());
         tokio::select! {
             served = serve => served.context("serving gRPC"),
             // A supervisor starts it again, from disk; decisions by stale policies for ever would be worse.

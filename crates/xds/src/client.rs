@@ -3,7 +3,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{Server, disk::LastGood, server::ConnectError};
+use crate::{
+    Server,
+    contact::{Contact, Now},
+    disk::LastGood,
+    server::ConnectError,
+};
 use api::ResourceType;
 use envoy_types::pb::{
     envoy::{
@@ -28,6 +33,8 @@ pub trait Handler: Send {
     fn remove(&mut self, kind: ResourceType, name: &str);
     /// Puts in force what came since the last call.
     fn commit(&mut self);
+    /// Told once, before anything else: by this it knows how old what it knows can be.
+    fn follows(&mut self, _contact: &Contact) {}
 }
 
 /// A sidecar's subscription.
@@ -36,6 +43,7 @@ pub struct Client<H> {
     node: Node,
     kinds: Vec<ResourceType>,
     disk: LastGood,
+    contact: Contact,
     handler: H,
     versions: HashMap<ResourceType, HashMap<String, String>>,
     /// Types that were answered on this or an earlier stream, or loaded from disk.
@@ -45,6 +53,8 @@ pub struct Client<H> {
 
 /// Between two tries to connect: short enough for a restarted control plane, long enough for a herd.
 const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+/// An open stream is contact: its connection is asked for a sign of life every few seconds.
+const LOOK_AT_STREAM: Duration = Duration::from_secs(20);
 /// A response that is larger is a fault of the control plane, which sends at most 1,000 small resources.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
@@ -67,15 +77,18 @@ impl<H: Handler> Client<H> {
         node_id: &str,
         kinds: &[ResourceType],
         disk: LastGood,
-        handler: H,
+        mut handler: H,
         on_loaded: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Self> {
+        let contact = disk.contact()?;
+        handler.follows(&contact);
         let cluster = node_id.split('/').next().unwrap_or_default().to_owned();
         let mut client = Self {
             server,
             node: Node { id: node_id.to_owned(), cluster, ..Default::default() },
             kinds: kinds.to_vec(),
             disk,
+            contact,
             handler,
             versions: HashMap::new(),
             on_loaded: Some(Box::new(on_loaded)),
@@ -115,6 +128,8 @@ impl<H: Handler> Client<H> {
         let mut pause = *BACKOFF.start();
         loop {
             let (served, end) = self.stream().await;
+            // An age is written down too, so that no clock can take it back.
+            self.note_contact(false);
             if served {
                 pause = *BACKOFF.start();
             }
@@ -145,19 +160,46 @@ impl<H: Handler> Client<H> {
             Ok(response) => response.into_inner(),
             Err(status) => return (false, StreamEnd::Status(status)),
         };
-        let mut served = false;
+        let (mut served, mut told) = (false, Vec::new());
+        let mut look = tokio::time::interval(LOOK_AT_STREAM);
         loop {
-            let response = match inbound.message().await {
+            let message = tokio::select! {
+                message = inbound.message() => message,
+                _ = look.tick() => {
+                    self.note_contact(self.is_heard(&told));
+                    continue;
+                }
+            };
+            let response = match message {
                 Ok(Some(response)) => response,
                 Ok(None) => return (served, StreamEnd::Closed),
                 Err(status) => return (served, StreamEnd::Status(status)),
             };
             served = true;
+            told.extend(ResourceType::from_url(&response.type_url).filter(|kind| !told.contains(kind)));
             // Syncs files before it acknowledges.
             let answer = tokio::task::block_in_place(|| self.answer(response));
+            // What was withdrawn meanwhile is in force by now.
+            self.note_contact(self.is_heard(&told));
             if requests.send(answer).await.is_err() {
                 return (served, StreamEnd::Closed);
             }
+        }
+    }
+
+    /// Whether a stream on which these were answered counts as contact: what takes something away has been told of.
+    fn is_heard(&self, told: &[ResourceType]) -> bool {
+        let mut needed = self.kinds.iter().filter(|kind| kind.takes_away());
+        !told.is_empty() && needed.all(|kind| told.contains(kind))
+    }
+
+    fn note_contact(&self, is_there: bool) {
+        let now = Now::read();
+        if is_there {
+            self.contact.heard(now);
+        }
+        if let Err(error) = tokio::task::block_in_place(|| self.contact.keep(now)) {
+            tracing::error!(error = chain(&error), "keeping the time of the last contact on disk");
         }
     }
 
@@ -350,6 +392,18 @@ mod tests {
         assert_eq!(nack.error_detail.unwrap().message, "a@1: field: rule, got \"bad\"");
         assert_eq!(*seen.0.lock().unwrap(), ["!", "+b@1", "!"]);
         assert_eq!(client.disk.load(KIND).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_stream_is_contact_once_it_has_told_what_was_taken_away() {
+        use ResourceType::{AuthnKeySet, AuthnPolicy, AuthnRevocations};
+        let folder = tempfile::tempdir().unwrap();
+        let (mut client, _) = client_of(AuthnRevocations, folder.path(), Arc::default());
+        client.kinds = vec![AuthnKeySet, AuthnRevocations, AuthnPolicy];
+        assert!(!client.is_heard(&[AuthnKeySet, AuthnPolicy]));
+        assert!(client.is_heard(&[AuthnRevocations]));
+        client.kinds = vec![ResourceType::AuthzPolicy];
+        assert!(client.is_heard(&[ResourceType::AuthzPolicy]) && !client.is_heard(&[]));
     }
 
     #[test]

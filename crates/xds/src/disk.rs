@@ -14,6 +14,8 @@ use envoy_types::pb::envoy::service::discovery::v3::Resource;
 use prost::Message as _;
 use runtime::files;
 
+use crate::contact::Contact;
+
 /// A folder that belongs to one sidecar.
 #[derive(Debug, Clone)]
 pub struct LastGood {
@@ -25,6 +27,11 @@ impl LastGood {
     pub fn open(folder: &Path) -> io::Result<Self> {
         files::private_folder(folder)?;
         Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// When the control plane was last heard of.
+    pub fn contact(&self) -> io::Result<Contact> {
+        Contact::open(&self.folder)
     }
 
     /// Everything of one type that checks out.

@@ -7,11 +7,13 @@ mod request;
 pub mod stream;
 
 pub mod client;
+pub mod contact;
 pub mod disk;
 mod server;
 pub mod table;
 
 pub use client::{Client, Handler};
+pub use contact::Contact;
 pub use request::{DeltaRequest, MalformedRequest, SotwRequest, node_of};
 pub use server::{ConnectError, InvalidServer, Server};
 pub use table::Table;

@@ -3,7 +3,7 @@
 use api::authn::PolicyId;
 use sidecar::ext_authz::Decision;
 
-use crate::identity::record;
+use crate::identity::{OPEN, record};
 
 /// What the upstream and the access log are told.
 pub(crate) const NAME: &str = "anonymous";
@@ -11,5 +11,5 @@ pub(crate) const NAME: &str = "anonymous";
 /// Nobody in particular may go on.
 pub(crate) fn allowed(policy: &PolicyId, request: &str, remove: Vec<String>) -> Decision {
     let headers = vec![("x-gatehouse-method", NAME.into())];
-    Decision::Allow { record: record(policy, NAME, request), headers, remove }
+    Decision::Allow { record: record(policy, NAME, request).truth(OPEN), headers, remove }
 }

@@ -26,6 +26,10 @@ impl Method for ApiKeys {
         }
     }
 
+    fn ages(&self) -> bool {
+        false
+    }
+
     fn challenge(&self, _: Option<&str>) -> String {
         format!("ApiKey realm=\"gatehouse\", header=\"{}\"", self.header)
     }

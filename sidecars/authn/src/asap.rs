@@ -39,6 +39,10 @@ impl Method for Asap {
         })
     }
 
+    fn trusts(&self, issuer: &str) -> bool {
+        self.issuers.iter().any(|trusted| **trusted == *issuer)
+    }
+
     fn challenge(&self, error: Option<&str>) -> String {
         bearer(error)
     }

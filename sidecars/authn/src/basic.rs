@@ -34,6 +34,10 @@ impl Method for Basic {
         Outcome::Wait(Work::Password(Box::new(Password { given: password, hash: hash.clone(), proven })))
     }
 
+    fn ages(&self) -> bool {
+        false
+    }
+
     fn challenge(&self, _: Option<&str>) -> String {
         "Basic realm=\"gatehouse\", charset=\"UTF-8\"".to_owned()
     }

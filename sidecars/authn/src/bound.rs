@@ -52,6 +52,10 @@ impl Method for SenderConstrained {
         }
     }
 
+    fn trusts(&self, issuer: &str) -> bool {
+        *self.jwt.issuer == *issuer
+    }
+
     fn challenge(&self, error: Option<&str>) -> String {
         match self.by {
             // RFC 9449 section 7.1.

@@ -1,5 +1,8 @@
 //! A token bucket: so many at once, and so many a second.
 
+/// No request takes so long; a clock that differs by more was set.
+const FAR_SECS: f64 = 5.0;
+
 /// Filled by time, emptied by use.
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
@@ -18,9 +21,9 @@ impl Bucket {
 
     /// Whether there was one more. `now` in seconds since the epoch.
     pub(crate) fn take(&mut self, now: f64) -> bool {
-        // A clock that was set back fills nothing.
+        // A request that began earlier fills nothing twice, and a clock that was set back does not stop it.
         let passed = (now - self.since).max(0.0);
-        self.since = now;
+        self.since = if now < self.since - FAR_SECS { now } else { self.since.max(now) };
         self.left = (self.left + passed * self.per_second).min(self.burst);
         let has_one = self.left >= 1.0;
         if has_one {
@@ -39,5 +42,7 @@ mod tests {
         let mut bucket = Bucket::new(2.0, 3.0);
         let mut taken = |now| (0..10).filter(|_| bucket.take(now)).count();
         assert_eq!((taken(100.0), taken(101.0), taken(50.0), taken(51.0), taken(1_000.0)), (3, 2, 0, 2, 3));
+        let turns: Vec<_> = (0..4).map(|_| (taken(999.5), taken(1_000.0))).collect();
+        assert_eq!(turns, [(0, 0); 4], "two requests that began at different times");
     }
 }

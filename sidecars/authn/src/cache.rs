@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use api::authn::PolicyId;
+use prometheus_client::metrics::counter::Counter;
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle},
@@ -26,6 +26,18 @@ pub struct Tokens {
     secret: [u8; 32],
     good: Cache<Id, Arc<Known>, ByTexts>,
     bad: Cache<Id, Bad>,
+    looks: Looks,
+}
+
+/// What came of looks; counted here, and read by whoever reads the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    /// It was known as a good one.
+    pub(crate) hits: Counter,
+    /// It was refused a moment ago.
+    pub(crate) refusals: Counter,
+    /// It had to be verified.
+    pub(crate) misses: Counter,
 }
 
 /// Of a credential for a policy: half of a keyed hash, whose key nobody knows who could look for two that meet.
@@ -68,6 +80,11 @@ const MAX_BAD: usize = 10_000;
 /// What an entry costs beside its texts: the key, the entry, and their places in the tables.
 const ENTRY_BYTES: usize = 256;
 
+impl Id {
+    /// Of no credential.
+    pub(crate) const NONE: Self = Self([0; 16]);
+}
+
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").field("good", &self.good.len()).finish_non_exhaustive()
@@ -92,20 +109,30 @@ impl Tokens {
             ),
             Err(_) => Cache::with_weighter(COMMON, MAX_BYTES, ByTexts),
         };
-        Self { secret, good, bad: Cache::new(MAX_BAD) }
+        Self { secret, good, bad: Cache::new(MAX_BAD), looks: Looks::default() }
+    }
+
+    /// What came of looks so far.
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.looks
+    }
+
+    /// How many good credentials are remembered, and in how many bytes.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        (self.good.len(), self.good.weight())
     }
 
     /// Lengths stand before the parts, so that no two questions are one text.
-    pub(crate) fn id(&self, policy: &PolicyId, place: Place<'_>, credential: &str) -> Id {
+    pub(crate) fn id(&self, policy: &[u8; 32], place: Place<'_>, credential: &str) -> Id {
         let mut hash = blake3::Hasher::new_keyed(&self.secret);
-        hash.update(&policy.rev.to_le_bytes());
+        hash.update(policy);
         let (kind, name) = match place {
             Place::Authorization(scheme) => ("authorization", scheme),
             Place::Header(name) => ("header", name),
             Place::Cookie(name) => ("cookie", name),
             Place::Certificate => ("certificate", ""),
         };
-        for part in [policy.policy.as_str(), kind, name, credential] {
+        for part in [kind, name, credential] {
             hash.update(&part.len().to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -119,12 +146,19 @@ impl Tokens {
         // Nobody but what is in force holds on to keys.
         let is_in_force =
             |known: &Known| known.proven.keys.as_ref().is_none_or(|keys| Weak::strong_count(keys) > 0);
-        self.good.get(id).filter(|known| now < known.proven.until && is_in_force(known))
+        let found = self.good.get(id).filter(|known| now < known.proven.until && is_in_force(known));
+        if found.is_some() {
+            self.looks.hits.inc();
+        }
+        found
     }
 
-    /// Why it was refused a moment ago.
+    /// Why it was refused a moment ago. Asked after [`Self::known`]: what is neither has to be verified.
     pub(crate) fn refusal(&self, id: &Id, now: f64) -> Option<&'static str> {
-        self.bad.get(id).filter(|bad| now < bad.until).map(|bad| bad.why)
+        let why = self.bad.get(id).filter(|bad| now < bad.until).map(|bad| bad.why);
+        let count = if why.is_some() { &self.looks.refusals } else { &self.looks.misses };
+        count.inc();
+        why
     }
 
     /// It was verified.
@@ -154,8 +188,8 @@ mod tests {
 
     const BEARER: Place<'_> = Place::Authorization("bearer");
 
-    fn policy(rev: u64) -> PolicyId {
-        PolicyId { policy: "i-1".into(), rev }
+    fn policy(rev: u8) -> [u8; 32] {
+        [rev; 32]
     }
 
     fn alice(keys: &Arc<jwt::Keys>, until: f64) -> Proven {
@@ -190,13 +224,10 @@ mod tests {
     #[test]
     fn parts_of_a_question_do_not_run_into_each_other_cve_2026_48096_cve_2026_34972_cve_2026_46668() {
         let tokens = Tokens::new([7; 32]);
-        let of = |policy: &str, place, token: &str| {
-            tokens.id(&PolicyId { policy: policy.into(), rev: 1 }, place, token).0
-        };
-        assert_ne!(of("ab", BEARER, "c"), of("a", BEARER, "bc"));
-        assert_ne!(of("a", BEARER, ""), of("", BEARER, "a"));
-        assert_ne!(of("a", Place::Cookie("b"), "c"), of("a", Place::Cookie("bc"), ""));
-        assert_ne!(of("a", Place::Cookie("b"), "c"), of("a", Place::Header("b"), "c"));
+        let of = |place, token: &str| tokens.id(&policy(1), place, token).0;
+        assert_ne!(of(BEARER, "a"), of(BEARER, "a\0"));
+        assert_ne!(of(Place::Cookie("b"), "c"), of(Place::Cookie("bc"), ""));
+        assert_ne!(of(Place::Cookie("b"), "c"), of(Place::Header("b"), "c"));
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use api::path::RequestPath;
 use jwt::InvalidToken;
 use sidecar::ext_authz::{Decision, Facts};
+use xds::contact::Now;
 
 use crate::{
     anonymous,
     cache::{Id, Known, Tokens},
     credentials::{Authorization, Presented, certificate, cookie, header},
-    identity::{Identity, record},
+    identity::{OPEN, record},
     method::{Asked, Credential, Outcome, Place, Stop},
     metrics::DecisionResult,
     policy::{Methods, Policy},
@@ -60,8 +61,8 @@ pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, memory: &Memory<'_>, n
     };
     let question = Question { facts, policy, state, memory, now };
     match question.identify() {
-        Ok(Some((id, known))) => question.allowed(&id, &known.proven.identity),
-        Ok(None) if policy.anonymous.iter().any(|pattern| pattern.matches(&path)) => {
+        Ok(Some((id, known))) => question.allowed(&id, &known, is_open(policy, &path)),
+        Ok(None) if is_open(policy, &path) => {
             let decision = anonymous::allowed(&policy.id, facts.decision_id(), policy.hidden.clone());
             Verdict::Decided(decision, Label { method: anonymous::NAME, result: DecisionResult::Anonymous })
         }
@@ -72,6 +73,11 @@ pub(crate) fn decide(facts: &Facts<'_>, state: &Snapshot, memory: &Memory<'_>, n
         Err(Halt::Stop(stop)) => stopped(policy, facts, stop),
         Err(Halt::Wait(pending)) => Verdict::Wait(pending),
     }
+}
+
+/// Whether a path needs no credential.
+fn is_open(policy: &Policy, path: &RequestPath<'_>) -> bool {
+    policy.anonymous.iter().any(|pattern| pattern.matches(path))
 }
 
 /// Who sends a request, by one policy.
@@ -98,19 +104,22 @@ impl From<Stop> for Halt {
 impl Question<'_> {
     /// The request may go on, and the upstream and the next sidecar are told who sends it. Headers that carried a
     /// credential of ours do not travel on.
-    fn allowed(&self, credential: &Id, identity: &Identity) -> Verdict {
+    fn allowed(&self, credential: &Id, known: &Arc<Known>, is_open: bool) -> Verdict {
         let Self { facts, policy, state, memory, now } = self;
+        let identity = &known.proven.identity;
         let headers = match &policy.identity_audience {
             None => identity.headers(),
-            Some(audience) => match memory.issued.token(credential, identity, audience, &state.signers, *now)
-            {
+            Some(audience) => match memory.issued.token(credential, known, audience, &state.signers, *now) {
                 Some(token) => vec![(token::HEADER, token)],
                 None => {
                     return stopped(policy, facts, Stop::Fault("there is no key to sign identities with"));
                 }
             },
         };
-        let record = identity.record(&policy.id, facts.decision_id());
+        let mut record = identity.record(&policy.id, facts.decision_id());
+        if is_open {
+            record = record.truth(OPEN);
+        }
         let decision = Decision::Allow { record, headers, remove: policy.hidden.clone() };
         let label = Label { method: identity.kind.name(), result: DecisionResult::Authenticated };
         Verdict::Decided(decision, label)
@@ -124,40 +133,46 @@ impl Question<'_> {
         let (mut reads_authorization, mut read) = (false, false);
         let (mut satisfied, mut found) = (Methods::default(), Vec::new());
         for (place, methods) in self.policy.places() {
-            let presented = match place {
-                Place::Authorization(scheme) => {
-                    reads_authorization = true;
-                    authorization.presented(scheme)
-                }
-                Place::Header(name) => header(self.facts, name),
-                Place::Cookie(name) => cookie(self.facts, name),
-                Place::Certificate => certificate(self.facts),
-            };
-            let Some(text) = one(presented)? else { continue };
+            reads_authorization |= matches!(place, Place::Authorization(_));
+            let Some(text) = one(presented(self.facts, authorization, place))? else { continue };
             read |= matches!(place, Place::Authorization(_));
             let (id, known) = self.known(place, methods, text)?;
             satisfied.join(known.methods);
-            found.push((id, known));
+            found.push((id, text, known));
         }
         if reads_authorization && authorization.is_there() && !read {
             return Err(Stop::Invalid(UNREADABLE).into());
         }
+        // At last, since a proof is good once: nothing is waited for after this.
+        for (_, text, known) in &found {
+            self.confirm(text, known)?;
+        }
         let decides = self.policy.decides(satisfied);
-        Ok(decides.and_then(|method| found.into_iter().find(|(_, known)| known.methods.has(method))))
+        let first =
+            decides.and_then(|method| found.into_iter().find(|(_, _, known)| known.methods.has(method)));
+        Ok(first.map(|(id, _, known)| (id, known)))
     }
 
     /// Who is proven by what stands at one place.
     fn known(&self, place: Place<'_>, methods: Methods, text: &str) -> Result<(Id, Arc<Known>), Halt> {
-        let id = self.memory.tokens.id(&self.policy.id, place, text);
+        let ages = self.policy.in_turn(methods).any(|(_, method)| method.ages());
+        if ages && self.state.ages.is_stale(Now::read()) {
+            return Err(Stop::Fault("what is known of keys and revocations is too old").into());
+        }
+        let id = self.memory.tokens.id(&self.policy.digest, place, text);
         let known = self.looked_up(&id, methods, text)?;
         if self.state.revocations.revokes(&known.proven.identity.facts()) {
             return Err(Stop::Invalid("the credential was revoked").into());
         }
+        Ok((id, known))
+    }
+
+    /// What has to be proven with each request.
+    fn confirm(&self, text: &str, known: &Known) -> Result<(), Stop> {
         // The first of those that took it, since they may ask for different proofs.
         let number = known.methods.first().ok_or(Stop::Invalid(UNREADABLE))?;
         let asked = Asked { facts: self.facts, text, replays: self.memory.replays, now: self.now };
-        self.policy.method(number).confirm(&known.proven, &asked)?;
-        Ok((id, known))
+        self.policy.method(number).confirm(&known.proven, &asked)
     }
 
     fn looked_up(&self, id: &Id, methods: Methods, text: &str) -> Result<Arc<Known>, Halt> {
@@ -177,14 +192,22 @@ impl Question<'_> {
         result
     }
 
+    /// Whether a token names an issuer that some method trusts.
+    fn is_of_another(&self, methods: Methods, text: &str) -> bool {
+        let issuer = jwt::claims_of(text);
+        let issuer = issuer.get("iss").and_then(|issuer| issuer.as_str());
+        issuer.is_some_and(|issuer| self.policy.in_turn(methods).any(|(_, method)| method.trusts(issuer)))
+    }
+
     /// Asks all methods that read the place; a credential is good when it is for one of them.
     fn verified(&self, id: &Id, methods: Methods, text: &str) -> Result<Arc<Known>, Halt> {
         let credential = Credential::new(text);
         let (mut good, mut taken) = (None, Methods::default());
         let (mut bad, mut not_mine) = (None, InvalidToken::Malformed.text());
         for (number, method) in self.policy.in_turn(methods) {
-            // What one method has taken, good or bad, is shown to nobody else.
-            if method.is_last_resort() && (good.is_some() || bad.is_some()) {
+            // What is for one method, good or bad or not even readable, is shown to nobody else.
+            let is_taken = || good.is_some() || bad.is_some() || self.is_of_another(methods, text);
+            if method.is_last_resort() && is_taken() {
                 continue;
             }
             match method.verify(&credential, self.state, self.now) {
@@ -195,7 +218,12 @@ impl Question<'_> {
                 Outcome::NotMine(why) => not_mine = why,
                 Outcome::Bad(stop) => bad = bad.or(Some(stop)),
                 Outcome::Wait(work) => {
-                    return Err(Halt::Wait(Box::new(Pending { id: *id, method: number, work })));
+                    return Err(Halt::Wait(Box::new(Pending {
+                        id: *id,
+                        method: number,
+                        service: self.policy.id.instance().to_owned(),
+                        work,
+                    })));
                 }
             }
         }
@@ -203,6 +231,20 @@ impl Question<'_> {
             (Some(proven), _) => Ok(self.memory.tokens.keep(*id, taken, proven, self.now)),
             (None, bad) => Err(bad.unwrap_or(Stop::Invalid(not_mine)).into()),
         }
+    }
+}
+
+/// What a request shows at a place.
+pub(crate) fn presented<'a>(
+    facts: &Facts<'a>,
+    authorization: Authorization<'a>,
+    place: Place<'_>,
+) -> Presented<'a> {
+    match place {
+        Place::Authorization(scheme) => authorization.presented(scheme),
+        Place::Header(name) => header(facts, name),
+        Place::Cookie(name) => cookie(facts, name),
+        Place::Certificate => certificate(facts),
     }
 }
 

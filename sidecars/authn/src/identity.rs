@@ -200,6 +200,9 @@ impl Identity {
     }
 }
 
+/// What authorization goes by on paths that need no credential: the policy of this very route says which these are.
+pub(crate) const OPEN: &str = "open";
+
 /// What every decision leaves in the metadata.
 pub(crate) fn record(policy: &PolicyId, method: &str, request: &str) -> Record {
     Record::new(KEY, policy).text("method", method).text("id", request)

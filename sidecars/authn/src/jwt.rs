@@ -25,6 +25,10 @@ impl Method for Jwt {
     fn challenge(&self, error: Option<&str>) -> String {
         bearer(error)
     }
+
+    fn trusts(&self, issuer: &str) -> bool {
+        *self.issuer == *issuer
+    }
 }
 
 /// A token of this issuer, wherever it stood.
@@ -66,12 +70,17 @@ pub(crate) fn by_keys(
         verify(keys).map(|(identity, token)| Outcome::Good(Proven::by_token(identity, &token, keys)))
     };
     let mut result = good(sent);
-    if matches!(result, Err(InvalidToken::UnknownKey)) {
-        if let Some(from) = from.filter(|_| state.learned.could_look(name, now)) {
-            return Outcome::Wait(Work::Keys(Wanted { name: name.to_owned(), from }));
-        }
+    // Where there is no place to look, nobody may have found anything either.
+    if let (Err(InvalidToken::UnknownKey), Some(from)) = (&result, from) {
         if let Some(keys) = state.learned.keys(name, now) {
             result = good(&keys);
+        }
+        let could_look = state.learned.could_look(name, now);
+        let wanted = Wanted { name: name.to_owned(), from };
+        match result {
+            Err(InvalidToken::UnknownKey) if could_look => return Outcome::Wait(Work::Keys(wanted)),
+            Ok(_) if could_look => state.learned.wish(wanted),
+            _ => {}
         }
     }
     match result {

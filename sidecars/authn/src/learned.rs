@@ -20,11 +20,15 @@ use crate::bucket::Bucket;
 #[derive(Default)]
 pub(crate) struct Learned(Mutex<Looks>);
 
+#[derive(Default)]
 struct Looks {
     found: HashMap<String, Found>,
     /// When somebody looked last, also in vain. Seconds since the epoch.
     looked: HashMap<String, f64>,
-    bucket: Bucket,
+    /// For each issuer and key server, which policies name.
+    buckets: HashMap<String, Bucket>,
+    /// What is good and old: to be looked for while requests go on.
+    wishes: Vec<Wanted>,
 }
 
 struct Found {
@@ -41,6 +45,13 @@ pub(crate) struct Wanted {
     pub(crate) from: From,
 }
 
+impl Wanted {
+    /// Whose they are: an issuer, or a key server.
+    pub(crate) fn issuer(&self) -> &str {
+        of(&self.name)
+    }
+}
+
 /// Where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum From {
@@ -53,24 +64,19 @@ pub(crate) enum From {
 /// After this it is looked again, while the old one stays good.
 const SOFT_SECS: f64 = 600.0;
 /// After this nothing is good that could not be fetched again.
-const HARD_SECS: f64 = 24.0 * 3_600.0;
+const HARD_SECS: f64 = 3_600.0;
 /// Between two looks for the same: a token with a made-up id costs nothing but its own refusal.
 const LOOK_AGAIN_SECS: f64 = 30.0;
-/// In all, whatever names tokens make up.
+/// For one issuer or key server, whatever names tokens make up.
 const LOOKS_PER_SECOND: f64 = 5.0;
 const LOOKS_AT_ONCE: f64 = 20.0;
+/// A few at a time.
+const MAX_WISHES: usize = 16;
 /// Names that were looked for; the oldest are forgotten first.
 const MAX_LOOKED: usize = 4_096;
 /// Keys that are kept; an edge has a few issuers and some hundred services.
 const MAX_FOUND: usize = 4_096;
 const LIMITS: Limits = Limits { timeout: Duration::from_secs(2), max_bytes: 256 * 1024 };
-
-impl Default for Looks {
-    fn default() -> Self {
-        let bucket = Bucket::new(LOOKS_PER_SECOND, LOOKS_AT_ONCE);
-        Self { found: HashMap::new(), looked: HashMap::new(), bucket }
-    }
-}
 
 impl Learned {
     /// What was found by this name, while it is good.
@@ -92,7 +98,8 @@ impl Learned {
     /// Whether somebody may look now; then that is written down.
     pub(crate) fn may_look(&self, name: &str, now: f64) -> bool {
         let mut looks = self.lock();
-        if !looks.bucket.take(now) {
+        let bucket = looks.buckets.entry(of(name).to_owned());
+        if !bucket.or_insert_with(|| Bucket::new(LOOKS_PER_SECOND, LOOKS_AT_ONCE)).take(now) {
             return false;
         }
         if looks.looked.len() >= MAX_LOOKED {
@@ -103,6 +110,26 @@ impl Learned {
         }
         looks.looked.insert(name.to_owned(), now);
         true
+    }
+
+    /// What is good goes on while it is looked for anew.
+    pub(crate) fn wish(&self, wanted: Wanted) {
+        let mut looks = self.lock();
+        if looks.wishes.len() < MAX_WISHES && !looks.wishes.contains(&wanted) {
+            looks.wishes.push(wanted);
+        }
+    }
+
+    /// What was wished for.
+    pub(crate) fn wishes(&self) -> Vec<Wanted> {
+        std::mem::take(&mut self.lock().wishes)
+    }
+
+    /// The control plane has said which keys an issuer or a key server has: what was found beside them counts no more.
+    pub(crate) fn forget(&self, issuer: &str) {
+        let mut looks = self.lock();
+        looks.found.retain(|name, _| of(name) != issuer);
+        looks.looked.retain(|name, _| of(name) != issuer);
     }
 
     fn keep(&self, name: String, keys: Keys, now: f64) {
@@ -119,13 +146,24 @@ impl Learned {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks. What is found is kept; what goes wrong is told in the log, once for each look.
-    pub(crate) async fn look(&self, fetcher: &Fetcher, wanted: Wanted, now: f64) {
+    /// Looks, and says whether something was found. That is kept; what goes wrong is told in the log, once for each look.
+    pub(crate) async fn look(&self, fetcher: &Fetcher, wanted: Wanted, now: f64) -> bool {
         match fetched(fetcher, &wanted.from).await {
-            Ok(keys) => self.keep(wanted.name, keys, now),
-            Err(error) => tracing::warn!(keys = wanted.name, error, "no keys were found"),
+            Ok(keys) => {
+                self.keep(wanted.name, keys, now);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(keys = wanted.name, error, "no keys were found");
+                false
+            }
         }
     }
+}
+
+/// The issuer or key server of a name.
+fn of(name: &str) -> &str {
+    name.split(' ').next().unwrap_or_default()
 }
 
 async fn fetched(fetcher: &Fetcher, from: &From) -> Result<Keys, String> {
@@ -184,25 +222,42 @@ mod tests {
         with_keys(&learned, "a", 131.0);
         assert!(!learned.could_look("a", 131.0 + 599.0));
         assert!(learned.could_look("a", 131.0 + 601.0), "it is old");
-        assert!(learned.keys("a", 131.0 + 80_000.0).is_some(), "and good as long as nobody can be asked");
-        assert!(learned.keys("a", 131.0 + 87_000.0).is_none(), "for a day");
-        assert!(learned.keys("a", 131.0 - 87_000.0).is_none(), "whichever way the clock jumps");
+        assert!(learned.keys("a", 131.0 + 3_500.0).is_some(), "and good as long as nobody can be asked");
+        assert!(learned.keys("a", 131.0 + 3_700.0).is_none(), "for an hour");
+        assert!(learned.keys("a", 131.0 - 3_700.0).is_none(), "whichever way the clock jumps");
     }
 
     #[test]
     fn made_up_names_cause_few_looks() {
         let learned = Learned::default();
-        let looks = (0..10_000).filter(|at| learned.may_look(&format!("name-{at}"), 100.0)).count();
-        assert_eq!(looks, 20);
-        let looks = (0..10_000).filter(|at| learned.may_look(&format!("name-{at}"), 101.0)).count();
-        assert_eq!(looks, 5, "a second later");
+        let looks = |server: &str, now| {
+            (0..10_000).filter(|at| learned.may_look(&format!("{server} name-{at}"), now)).count()
+        };
+        assert_eq!((looks("a", 100.0), looks("b", 100.0)), (20, 20), "each server has its own");
+        assert_eq!(looks("a", 101.0), 5, "a second later");
+    }
+
+    #[test]
+    fn what_the_control_plane_says_goes_before_what_was_found() {
+        let learned = Learned::default();
+        for name in ["a", "b", "a key-1", "ab"] {
+            with_keys(&learned, name, 100.0);
+        }
+        learned.may_look("a", 100.0);
+        learned.forget("a");
+        let left: Vec<_> = ["a", "a key-1", "b", "ab"]
+            .into_iter()
+            .filter(|name| learned.keys(name, 100.0).is_some())
+            .collect();
+        assert_eq!(left, ["b", "ab"]);
+        assert!(learned.could_look("a", 101.0), "and a newer key is looked for at once");
     }
 
     #[test]
     fn no_more_is_kept_than_fits() {
         let learned = Learned::default();
         for at in 0..2 * MAX_LOOKED {
-            learned.lock().bucket = Bucket::new(LOOKS_PER_SECOND, LOOKS_AT_ONCE);
+            learned.lock().buckets.clear();
             learned.may_look(&format!("name-{at}"), 100.0);
         }
         assert_eq!(learned.lock().looked.len(), MAX_LOOKED);

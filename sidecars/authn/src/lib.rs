@@ -4,6 +4,7 @@ use api::ResourceType;
 
 mod decide;
 
+mod ages;
 mod bucket;
 mod cache;
 mod credentials;
@@ -28,12 +29,19 @@ mod session;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub mod check;
+mod decision_log;
+mod gauges;
+pub mod http;
 mod metrics;
 mod revocations;
 mod service;
+mod spans;
 mod state;
 
+pub use ages::STALE_AFTER;
 pub use cache::Tokens;
+pub use decision_log::DecisionLog;
 pub use metrics::Metrics;
 pub use revocations::{Revocations, TokenFacts};
 pub use service::AuthnService;

@@ -27,6 +27,16 @@ pub(crate) trait Method {
     /// How it introduces itself in `WWW-Authenticate` (RFC 9110 section 11.6.1), with its error where it has one.
     fn challenge(&self, error: Option<&str>) -> String;
 
+    /// Whether it needs keys or revocations that are young enough. So does whatever does not say otherwise.
+    fn ages(&self) -> bool {
+        true
+    }
+
+    /// Whether tokens that name this issuer are for it alone.
+    fn trusts(&self, _: &str) -> bool {
+        false
+    }
+
     /// It takes what no other method at its place reads.
     fn is_last_resort(&self) -> bool {
         false

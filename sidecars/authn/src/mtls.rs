@@ -33,6 +33,10 @@ impl Method for Mtls {
         }
     }
 
+    fn ages(&self) -> bool {
+        false
+    }
+
     fn challenge(&self, error: Option<&str>) -> String {
         let error = error.map(|why| format!(", error_description=\"{why}\"")).unwrap_or_default();
         format!("Certificate realm=\"gatehouse\"{error}")

@@ -11,6 +11,8 @@ use crate::method::{Method, Place};
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) id: PolicyId,
+    /// Of all that it says: what was found by it holds while it is the same.
+    pub(crate) digest: [u8; 32],
     methods: Vec<authn::Method>,
     /// AND. A policy without any lets nobody in.
     groups: Vec<Methods>,
@@ -58,13 +60,16 @@ impl Methods {
     }
 }
 
-impl TryFrom<authn::Policy> for Policy {
-    type Error = String;
-
-    fn try_from(policy: authn::Policy) -> Result<Self, String> {
+impl Policy {
+    /// Makes it ready. `body` is what was sent.
+    ///
+    /// # Errors
+    /// A hash of a password cannot be read.
+    pub(crate) fn new(policy: authn::Policy, body: &[u8]) -> Result<Self, String> {
         let authn::Policy { id, groups, anonymous, identity_audience } = policy;
         let mut ready = Self {
             id,
+            digest: *blake3::hash(body).as_bytes(),
             methods: Vec::new(),
             groups: Vec::new(),
             places: Vec::new(),

@@ -37,12 +37,13 @@ impl Replays {
     /// Remembers it.
     pub(crate) fn note(&self, proof: &Proven, now: f64) -> Seen {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A request that began earlier turns nothing back; nor does a clock that was set back, after which a window
+        // would otherwise last for ever.
+        windows.since = windows.since.min(now);
         let age = now - windows.since;
-        // A clock that was set back would keep a window for ever.
-        if !(0.0..SPAN_SECS).contains(&age) {
+        if age >= SPAN_SECS {
             let last = std::mem::take(&mut windows.now);
-            windows.before =
-                if (0.0..2.0 * SPAN_SECS).contains(&age) || age < 0.0 { last } else { HashSet::new() };
+            windows.before = if age < 2.0 * SPAN_SECS { last } else { HashSet::new() };
             windows.since = now;
         }
         let mut id = [0; 16];
@@ -87,6 +88,17 @@ mod tests {
         assert_eq!(replays.note(&proof(1, 1), 1_000.0), Seen::First);
         assert_eq!(replays.note(&proof(1, 1), 900.0), Seen::Before);
         assert_eq!(replays.note(&proof(1, 1), 1_000.0), Seen::Before);
+    }
+
+    #[test]
+    fn a_request_that_began_before_a_turn_takes_nothing_away() {
+        let replays = Replays::default();
+        assert_eq!(replays.note(&proof(1, 1), 1_000.0), Seen::First);
+        assert_eq!(replays.note(&proof(2, 1), 1_121.0), Seen::First);
+        assert_eq!(replays.note(&proof(3, 1), 1_120.9), Seen::First);
+        for id in [1, 2, 3] {
+            assert_eq!(replays.note(&proof(id, 1), 1_121.0), Seen::Before, "{id}");
+        }
     }
 
     #[test]

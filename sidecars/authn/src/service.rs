@@ -1,8 +1,8 @@
-//! The gRPC service that Envoy asks.
+//! The gRPC service that Envoy asks, and what is told of each decision: counters and a log.
 
 use std::{
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use envoy_types::pb::envoy::service::auth::v3::{
@@ -10,15 +10,22 @@ use envoy_types::pb::envoy::service::auth::v3::{
     authorization_server::{Authorization, AuthorizationServer},
 };
 use fetch::Fetcher;
+use prometheus_client::registry::Registry;
 use runtime::Clock;
-use sidecar::ext_authz::{Decision, Facts};
+use sidecar::{
+    ext_authz::{Decision, Facts},
+    traces::Traces,
+};
 use tonic::{Request, Response, Status};
 
 use crate::{
     cache::Tokens,
     decide::{Label, Memory, Verdict, decide},
+    decision_log::DecisionLog,
+    gauges::Gauges,
     metrics::{DecisionResult, Metrics},
     replays::Replays,
+    spans,
     state::State,
     token::Issued,
     work::Works,
@@ -33,6 +40,8 @@ pub struct AuthnService {
     works: Arc<Works>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    log: Option<DecisionLog>,
+    traces: Option<Traces>,
 }
 
 /// Envoy waits for 250 ms; its own deadline would be a fault that says nothing.
@@ -50,13 +59,62 @@ impl AuthnService {
         metrics: Metrics,
     ) -> Self {
         let tokens = Arc::new(tokens);
-        let works = Arc::new(Works::new(tokens.clone(), state.load().learned.clone(), fetcher));
-        Self { state, tokens, replays: Replays::default(), issued: Issued::default(), works, clock, metrics }
+        let learned = state.load().learned.clone();
+        let works = Arc::new(Works::new(tokens.clone(), learned, fetcher, metrics.works.clone()));
+        Self {
+            state,
+            tokens,
+            replays: Replays::default(),
+            issued: Issued::default(),
+            works,
+            clock,
+            metrics,
+            log: None,
+            traces: None,
+        }
+    }
+
+    /// Writes decisions to this log.
+    #[must_use]
+    pub fn with_log(self, log: Option<DecisionLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    /// Sends a span for each decision of a sampled trace.
+    #[must_use]
+    pub fn with_traces(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// Makes visible what is counted, and how much there is.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+        let Self { state, tokens, works, .. } = self;
+        Gauges { state: state.clone(), tokens: tokens.clone(), works: works.clone() }.register(registry);
     }
 
     /// For a tonic server.
-    pub fn into_server(self) -> AuthorizationServer<Self> {
-        AuthorizationServer::new(self)
+    pub fn server(self: &Arc<Self>) -> AuthorizationServer<Self> {
+        AuthorizationServer::from_arc(Arc::clone(self))
+    }
+
+    /// Decides, counts it, and tells log and traces. `of_call` is the call's own `traceparent`.
+    pub(crate) async fn decision(&self, facts: &Facts<'_>, of_call: Option<&str>) -> Decision {
+        let (begun, now) = (Instant::now(), self.clock.now());
+        let (decision, label) = self.decided(facts).await;
+        let took = begun.elapsed();
+        self.metrics.count(label, took);
+        if let Some(traces) = &self.traces
+            && let Some(parent) = spans::parent(of_call, facts)
+        {
+            spans::record(traces, &parent, facts, &decision, label, spans::times(now, took));
+        }
+        if let Some(log) = &self.log {
+            let policy = || self.state.load().policies.get(&facts.policy()?.to_string()).cloned();
+            log.write(facts, policy, &decision, label, now);
+        }
+        tracing::debug!(request = facts.decision_id(), ?label, "decided");
+        decision
     }
 
     async fn decided(&self, facts: &Facts<'_>) -> (Decision, Label) {
@@ -67,7 +125,10 @@ impl AuthnService {
                 let Self { tokens, replays, issued, .. } = self;
                 let memory = Memory { tokens, replays, issued, done: &done };
                 let pending = match decide(facts, &self.state.load(), &memory, now) {
-                    Verdict::Decided(decision, label) => return Some((decision, label)),
+                    Verdict::Decided(decision, label) => {
+                        self.works.refresh(now);
+                        return Some((decision, label));
+                    }
                     Verdict::Wait(pending) => pending,
                 };
                 let id = pending.id;
@@ -88,12 +149,11 @@ impl AuthnService {
 #[tonic::async_trait]
 impl Authorization for AuthnService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let facts = Facts::read(&request)
             .ok_or_else(|| Status::invalid_argument("attributes.request.http: must be there"))?;
-        let (decision, label) = self.decided(&facts).await;
-        self.metrics.count(label);
-        tracing::debug!(request = facts.decision_id(), ?label, "decided");
-        Ok(Response::new(decision.into()))
+        let of_call = metadata.get("traceparent").and_then(|value| value.to_str().ok());
+        let decision = self.decision(&facts, of_call).await;
+        Ok(Response::new(decision.answer(facts.decision_id())))
     }
 }

@@ -1,14 +1,18 @@
 //! What is in force: policies, keys and what was revoked, swapped as a whole while requests read them.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::{ResourceType, authn, identity_key::IdentityKey, key_set::KeySet, pb, revocation::Revocation};
 use arc_swap::ArcSwap;
 use jwt::Keys;
 use prost::Message as _;
-use xds::{Handler, Table};
+use xds::{Contact, Handler, Table};
 
-use crate::{learned::Learned, policy::Policy, revocations::Revocations, token::Signers};
+use crate::{ages::Ages, learned::Learned, policy::Policy, revocations::Revocations, token::Signers};
 
 /// Read by every request.
 #[derive(Default)]
@@ -22,6 +26,7 @@ pub(crate) struct Snapshot {
     pub(crate) learned: Arc<Learned>,
     pub(crate) revocations: Revocations,
     pub(crate) signers: Signers,
+    pub(crate) ages: Arc<Ages>,
 }
 
 /// An issuer's keys, and where there may be more.
@@ -35,6 +40,12 @@ pub(crate) struct Issuer {
 }
 
 impl State {
+    /// Empty. What ages is believed for so long.
+    pub fn new(stale_after: Duration) -> Self {
+        let ages = Arc::new(Ages::new(stale_after));
+        Self(ArcSwap::from_pointee(Snapshot { ages, ..Snapshot::default() }))
+    }
+
     pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
     }
@@ -49,7 +60,7 @@ pub struct Follower {
 impl Follower {
     /// Writes to this state.
     pub fn new(state: Arc<State>) -> Self {
-        // What was learned is the same for all snapshots.
+        // What was learned, and when something was heard, is the same for all snapshots.
         let next = Snapshot::clone(&state.load());
         Self { state, next }
     }
@@ -62,7 +73,7 @@ impl Handler for Follower {
             ResourceType::AuthnPolicy => {
                 let wire = pb::authn::Policy::decode(body).map_err(|error| text(&error))?;
                 let policy = authn::Policy::try_from(wire).map_err(|error| text(&error))?;
-                let policy = Policy::try_from(policy)?;
+                let policy = Policy::new(policy, body)?;
                 if policy.id.to_string() != name {
                     return Err(format!(
                         "name: must be the resource's name, got {:?}",
@@ -76,6 +87,7 @@ impl Handler for Follower {
                 let set = KeySet::try_from(wire).map_err(|error| text(&error))?;
                 let (name, uri, servers) = (set.issuer.clone(), set.uri.clone(), set.servers.clone());
                 let issuer = Issuer { keys: Arc::new(Keys::new(set)?), uri, servers };
+                self.next.learned.forget(&name);
                 self.next.keys.insert(name, issuer);
             }
             ResourceType::AuthnIdentityKey => {
@@ -105,9 +117,14 @@ impl Handler for Follower {
             ResourceType::AuthnRevocations => self.next.revocations.remove(name),
             ResourceType::AuthnIdentityKey => self.next.signers.remove(name),
             _ => {
+                self.next.learned.forget(name);
                 self.next.keys.remove(name);
             }
         }
+    }
+
+    fn follows(&mut self, contact: &Contact) {
+        self.next.ages.follow(contact.clone());
     }
 
     fn commit(&mut self) {

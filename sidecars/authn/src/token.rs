@@ -1,7 +1,10 @@
 //! Identity tokens: the upstream is told who sends a request by a short JWT that the edge signs, in the place of headers
 //! that it would have to take from whoever reaches it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use api::identity_key::IdentityKey;
 use aws_lc_rs::{
@@ -12,7 +15,10 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use quick_cache::{Weighter, sync::Cache};
 use serde_json::{Map, Value, json};
 
-use crate::{cache::Id, identity::Identity};
+use crate::{
+    cache::{Id, Known},
+    identity::Identity,
+};
 
 /// The header that the upstream finds it in.
 pub(crate) const HEADER: &str = "x-gatehouse-identity";
@@ -36,6 +42,8 @@ pub(crate) struct Issued(Cache<Id, Arc<Token>, BySize>);
 
 struct Token {
     text: String,
+    /// What it says.
+    of: Weak<Known>,
     /// Whose key; a newer one signs anew.
     key: u64,
     /// Until when it is handed out. Seconds since the epoch.
@@ -102,29 +110,34 @@ impl Issued {
     pub(crate) fn token(
         &self,
         credential: &Id,
-        identity: &Identity,
+        known: &Arc<Known>,
         audience: &str,
         signers: &Signers,
         now: f64,
     ) -> Option<String> {
         let signer = signers.current(now)?;
-        if let Some(known) =
-            self.0.get(credential).filter(|known| now < known.until && known.key == signer.from)
-        {
-            return Some(known.text.clone());
+        let is_same = |token: &Token| {
+            now < token.until
+                && token.key == signer.from
+                && std::ptr::eq(token.of.as_ptr(), Arc::as_ptr(known))
+        };
+        if let Some(token) = self.0.get(credential).filter(|token| is_same(token)) {
+            return Some(token.text.clone());
         }
-        let (text, expires) = signer.sign(identity, audience, now)?;
+        let (text, expires) = signer.sign(&known.proven.identity, audience, known.proven.until, now)?;
         let until = (now + FRESH_SECS).min(expires);
-        self.0.insert(*credential, Arc::new(Token { text: text.clone(), key: signer.from, until }));
+        let token = Token { text: text.clone(), of: Arc::downgrade(known), key: signer.from, until };
+        self.0.insert(*credential, Arc::new(token));
         Some(text)
     }
 }
 
 impl Signer {
-    fn sign(&self, identity: &Identity, audience: &str, now: f64) -> Option<(String, f64)> {
+    /// `until` is how long what proved it is believed.
+    fn sign(&self, identity: &Identity, audience: &str, until: f64, now: f64) -> Option<(String, f64)> {
         let texts = identity.texts();
-        // It does not outlive what proved it, and lives for a moment at least: that was good just now.
-        let expires = identity.expires.min(now + LIFETIME_SECS).max(now + 1.0).floor();
+        // It does not outlive what proved it. That was good just now, so some part of a second is left.
+        let expires = (now + LIFETIME_SECS).min(until).ceil();
         let mut claims = json!({
             "iss": self.issuer,
             "aud": audience,
@@ -162,7 +175,7 @@ impl Weighter<Id, Arc<Token>> for BySize {
 #[cfg(test)]
 pub(crate) mod tests {
     use api::{
-        authn::{Algorithm, Jwt, PolicyId},
+        authn::{Algorithm, Jwt},
         key_set::KeySet,
         pb,
     };
@@ -216,6 +229,12 @@ pub(crate) mod tests {
         jwt::verify(token, &[&method], |_| Some(&keys), now)
     }
 
+    /// Who was proven so, and is believed until then.
+    fn known(identity: Identity, until: f64) -> Arc<Known> {
+        let proven = crate::method::Proven { until, ..crate::method::Proven::lasting(identity) };
+        Arc::new(Known { methods: crate::policy::Methods::default(), proven })
+    }
+
     fn alice() -> Identity {
         let texts =
             Texts { subject: "alice", tenant: "acme", scopes: "a b", groups: "x\ny", ..Texts::default() };
@@ -225,13 +244,14 @@ pub(crate) mod tests {
     }
 
     fn id(text: &str) -> Id {
-        let policy = PolicyId { policy: "i-1".into(), rev: 1 };
-        Tokens::new([7; 32]).id(&policy, Place::Authorization("bearer"), text)
+        Tokens::new([7; 32]).id(&[1; 32], Place::Authorization("bearer"), text)
     }
 
     #[test]
     fn an_upstream_reads_who_it_is_and_nobody_else_can_use_it() {
-        let token = Issued::default().token(&id("a"), &alice(), "hello", &signers(), NOW).unwrap();
+        let token = Issued::default()
+            .token(&id("a"), &known(alice(), NOW + 300.0), "hello", &signers(), NOW)
+            .unwrap();
         let read_as = |audience: &str, now| read(&token, audience, now);
         let found = read_as("hello", NOW).unwrap();
         assert_eq!((found.subject.as_str(), found.scopes.as_str()), ("alice", "a b"));
@@ -246,7 +266,8 @@ pub(crate) mod tests {
     #[test]
     fn a_token_is_signed_once_in_half_a_minute_and_anew_by_a_new_key() {
         let issued = Issued::default();
-        let at = |now, name: &str| issued.token(&id(name), &alice(), "hello", &signers(), now).unwrap();
+        let alice = known(alice(), NOW + 300.0);
+        let at = |now, name: &str| issued.token(&id(name), &alice, "hello", &signers(), now).unwrap();
         assert_eq!(at(NOW, "a"), at(NOW + 29.0, "a"));
         assert_ne!(at(NOW, "a"), at(NOW, "b"), "another credential");
         let later = at(NOW + 31.0, "a");
@@ -261,10 +282,18 @@ pub(crate) mod tests {
 
     #[test]
     fn it_does_not_outlive_what_proved_it_and_needs_a_key() {
-        let brief = alice().between(None, Some(NOW + 10.0));
+        let brief = known(alice(), NOW + 10.0);
         let token = Issued::default().token(&id("a"), &brief, "hello", &signers(), NOW).unwrap();
         assert!((read(&token, "hello", NOW).unwrap().expires - NOW - 10.0).abs() < 0.1);
         assert_eq!(Issued::default().token(&id("a"), &brief, "hello", &Signers::default(), NOW), None);
+        let issued = Issued::default();
+        let first = issued.token(&id("a"), &brief, "hello", &signers(), NOW);
+        let other = known(alice().between(None, Some(NOW)), NOW + 10.0);
+        assert_ne!(
+            issued.token(&id("a"), &other, "hello", &signers(), NOW),
+            first,
+            "another answer, another token"
+        );
         let mut wrong = key(1, 0);
         wrong.public = key(2, 0).public;
         assert!(Signers::default().insert(wrong).is_err(), "halves of two keys");

@@ -31,7 +31,9 @@ pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<Rules>) -> (Decision, D
     };
     let scopes: HashSet<&str> = identity.texts("scopes").into_iter().collect();
     let authenticated = identity.text("sub").is_some_and(|subject| !subject.is_empty());
-    let request = Request { method: facts.method(), path: facts.path(), authenticated, scopes: &scopes };
+    let open = identity.is_true("open");
+    let request =
+        Request { method: facts.method(), path: facts.path(), open, authenticated, scopes: &scopes };
     answer(&id, &rules.decide(request))
 }
 
@@ -93,7 +95,7 @@ mod tests {
         envoy::{
             config::core::v3::Metadata,
             service::auth::v3::{
-                AttributeContext, CheckRequest, CheckResponse,
+                AttributeContext, CheckRequest,
                 attribute_context::{HttpRequest, Request as WireRequest},
                 check_response::HttpResponse,
             },
@@ -127,12 +129,18 @@ mod tests {
 
     /// What authentication leaves behind, written by the code that it uses.
     fn authn(rev: u64, subject: Option<&str>, scopes: &[&str]) -> Struct {
-        let mut record = Record::new(AUTHN, &PolicyId { policy: "i-1".into(), rev });
+        told(rev, subject, scopes, "i-1", true)
+    }
+
+    fn told(rev: u64, subject: Option<&str>, scopes: &[&str], policy: &str, is_open: bool) -> Struct {
+        let mut record = Record::new(AUTHN, &PolicyId { policy: policy.into(), rev });
+        if is_open {
+            record = record.truth("open");
+        }
         if let Some(subject) = subject {
             record = record.text("sub", subject).texts("scopes", scopes.iter().copied());
         }
-        let response =
-            CheckResponse::from(Decision::Allow { record, headers: Vec::new(), remove: Vec::new() });
+        let response = Decision::Allow { record, headers: Vec::new(), remove: Vec::new() }.answer("");
         response.dynamic_metadata.unwrap()
     }
 
@@ -156,7 +164,7 @@ mod tests {
             }),
         };
         let (decision, result) = decide(&Facts::read(&request).unwrap(), &policies(mode));
-        let status = match CheckResponse::from(decision).http_response.unwrap() {
+        let status = match decision.answer("").http_response.unwrap() {
             HttpResponse::OkResponse(_) => 200,
             HttpResponse::DeniedResponse(denied) => u16::try_from(denied.status.unwrap().code).unwrap(),
             HttpResponse::ErrorResponse(_) => 503,
@@ -211,6 +219,19 @@ mod tests {
             (200, DecisionResult::Allowed)
         );
         assert_eq!(check(ENFORCE, "GET", "/x", Some(authn(3, None, &[]))), (403, DecisionResult::Denied));
+    }
+
+    #[test]
+    fn which_paths_are_open_is_what_authentication_says_of_the_route() {
+        let of_a_route = told(3, Some("bob"), &[], "i-1/1", false);
+        assert_eq!(check(ENFORCE, "GET", "/healthz", Some(of_a_route)), (403, DecisionResult::Denied));
+        let open = told(3, None, &[], "i-1/1", true);
+        assert_eq!(check(ENFORCE, "GET", "/healthz", Some(open)), (200, DecisionResult::Allowed));
+        let anothers = told(3, None, &[], "i-11", true);
+        assert_eq!(
+            check(ENFORCE, "GET", "/healthz", Some(anothers)),
+            (503, DecisionResult::NotAuthenticated)
+        );
     }
 
     #[test]

@@ -38,6 +38,6 @@ impl Authorization for AuthzService {
         let (decision, result) = decide(&facts, &self.state.load());
         self.metrics.count(result);
         tracing::debug!(request = facts.decision_id(), ?result, "decided");
-        Ok(Response::new(decision.into()))
+        Ok(Response::new(decision.answer(facts.decision_id())))
     }
 }

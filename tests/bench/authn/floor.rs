@@ -38,7 +38,7 @@ impl Authorization for AllowAll {
             ("x-gatehouse-scopes", "read:hello write:hello".into()),
             ("x-gatehouse-issuer", "https://id.example.test/".into()),
         ];
-        Ok(Response::new(Decision::Allow { record, headers, remove: Vec::new() }.into()))
+        Ok(Response::new(Decision::Allow { record, headers, remove: Vec::new() }.answer("")))
     }
 }
 

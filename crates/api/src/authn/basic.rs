@@ -52,6 +52,13 @@ impl TryFrom<pb::authn::Basic> for Basic {
             // The hash itself is never told: somebody could guess passwords with it.
             check_hash(&user.hash)
                 .map_err(|(got, rule)| Invalid::new(format!("users[{at}].hash"), got, rule))?;
+            // A name that nobody has is tried with somebody's: how long that takes must not tell.
+            let parameters = |hash: &str| hash.split('$').nth(3).map(str::to_owned);
+            if users.values().any(|other: &BasicUser| parameters(&other.hash) != parameters(&user.hash)) {
+                let got = parameters(&user.hash).unwrap_or_default();
+                let rule = "the same m, t and p as the others";
+                return Err(Invalid::new(format!("users[{at}].hash"), got, rule));
+            }
             users.insert(user.name, BasicUser { hash: user.hash, scopes: user.scopes });
         }
         Ok(Self { users })

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::{
     },
 };
 
-use jwt::testing::{ISSUER, NOW, claims, good, header, keys, token};
+use jwt::testing::{ISSUER, NOW, claims, good, header, keys, signed_by, token};
 use serde_json::{Value, json};
 
 use super::*;
@@ -29,6 +29,8 @@ fn jwt() -> pb::authn::Jwt {
         ..Default::default()
     }
 }
+
+/// One of them.
 
 /// A policy for each set of methods.
 fn state() -> Snapshot {
@@ -55,6 +57,7 @@ fn state() -> Snapshot {
         ("session", vec![session(), token()], vec![]),
         ("mtls", vec![mtls()], vec![]),
         ("audiences", vec![method(Wire::Jwt(other)), token()], vec![]),
+        ("proof_and_session", vec![], vec![vec![bound(Proof::Dpop)], vec![session()]]),
     ];
     for (name, any, all) in policies {
         let wire = pb::authn::Policy {
@@ -67,7 +70,7 @@ fn state() -> Snapshot {
             ..Default::default()
         };
         let policy = api::authn::Policy::try_from(wire).unwrap();
-        state.policies.insert(format!("{name}@3"), Policy::try_from(policy).unwrap());
+        state.policies.insert(format!("{name}@3"), Policy::new(policy, name.as_bytes()).unwrap());
     }
     let issuer = Issuer { keys: Arc::new(keys()), uri: None, servers: Vec::new() };
     state.keys.insert(ISSUER.into(), issuer);
@@ -403,4 +406,96 @@ fn a_token_that_is_bound_to_a_certificate_is_good_with_it_alone() {
         let ask = Ask { policy, certificate, headers: &headers, ..Ask::default() };
         assert_eq!(ask.answer(), expected, "{policy}");
     }
+}
+
+#[test]
+fn without_contact_tokens_are_a_fault_and_what_the_policy_holds_is_as_good_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let contact = xds::Contact::open(folder.path()).unwrap();
+    let state = state();
+    state.ages.follow(contact.clone());
+    let (tokens, replays) = (Tokens::new([1; 32]), Replays::default());
+    let bearer = format!("Bearer {}", good());
+    let asked = |policy: &str, headers: &[(&str, &str)], path| {
+        let request = Ask { policy, path, headers, ..Ask::default() }.request();
+        let memory = Memory { tokens: &tokens, replays: &replays, issued: &Issued::default(), done: &[] };
+        match decide(&Facts::read(&request).unwrap(), &state, &memory, NOW) {
+            Verdict::Decided(decision, _) => status(&decision),
+            Verdict::Wait(_) => panic!("nothing here takes long"),
+        }
+    };
+    let (token, key) = (("authorization", bearer.as_str()), ("x-api-key", "gatehouse_0a_secret"));
+    let all = |is_stale: bool| {
+        let of_token = if is_stale { 503 } else { 200 };
+        assert_eq!(asked("i-1@3", &[token], "/x"), of_token);
+        assert_eq!(asked("both@3", &[token], "/x"), of_token);
+        assert_eq!(asked("all@3", &[key, token], "/x"), of_token, "also where a key would be there");
+        assert_eq!(asked("both@3", &[key], "/x"), 200);
+        assert_eq!(asked("keys@3", &[("x-api-key", "gatehouse_0a_wrong")], "/x"), 401);
+        assert_eq!(asked("i-1@3", &[], "/healthz"), 200);
+        assert_eq!(asked("i-1@3", &[], "/x"), 401);
+    };
+    all(true);
+    contact.heard(Now::read());
+    all(false);
+    contact.heard(Now { wall: std::time::UNIX_EPOCH, ..Now::read() });
+    all(true);
+}
+
+#[test]
+fn what_names_an_issuer_of_another_method_is_shown_to_no_provider() {
+    use pb::authn::method::Method as Wire;
+
+    let provider = pb::authn::Introspection {
+        endpoint: "https://login.example.test/".into(),
+        client_id: "edge".into(),
+        client_secret: "secret".into(),
+        issuer: "https://login.example.test/".into(),
+        audiences: Vec::new(),
+        cache_secs: 30,
+    };
+    let wire = pb::authn::Policy {
+        name: "opaque@3".into(),
+        policy: "opaque".into(),
+        rev: 3,
+        any: vec![method(Wire::Introspection(provider)), method(Wire::Jwt(jwt()))],
+        ..Default::default()
+    };
+    let mut state = state();
+    let policy = Policy::new(api::authn::Policy::try_from(wire).unwrap(), b"opaque").unwrap();
+    state.policies.insert("opaque@3".into(), policy);
+    let (tokens, replays, issued) = (Tokens::new([7; 32]), Replays::default(), Issued::default());
+    let is_shown = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let request =
+            Ask { policy: "opaque@3", headers: &[("authorization", &bearer)], ..Ask::default() }.request();
+        let memory = Memory { tokens: &tokens, replays: &replays, issued: &issued, done: &[] };
+        matches!(decide(&Facts::read(&request).unwrap(), &state, &memory, NOW), Verdict::Wait(_))
+    };
+    assert!(is_shown("opaque-1"));
+    assert!(!is_shown(&good()));
+    // Of the issuer, and not even readable as a token of it.
+    let mut odd = header();
+    odd["crit"] = json!(["x"]);
+    assert!(!is_shown(&token(&odd, &claims())));
+    let other_algorithm = signed_by(&jwt::testing::rsa_key(), "RS256", "rsa", &claims());
+    assert!(!is_shown(&other_algorithm));
+    let mut elsewhere = claims();
+    elsewhere["iss"] = json!("https://login.example.test/");
+    assert!(is_shown(&token(&header(), &elsewhere)), "its own are for the provider");
+}
+
+#[test]
+fn a_proof_is_not_used_up_by_a_request_that_waits() {
+    let token = bound(&json!({"jkt": jwt::testing::ec_thumbprint()}));
+    let (authorization, proof) = (format!("DPoP {token}"), proof(&token, "1"));
+    let headers = [("authorization", authorization.as_str()), ("dpop", &proof), ("cookie", "sid=x")];
+    let (tokens, replays) = (Tokens::new([7; 32]), Replays::default());
+    let ask = |headers: &[(&str, &str)]| {
+        status(&Ask { policy: "proof_and_session@3", headers, ..Ask::default() }.with(&tokens, &replays).0)
+    };
+    assert_eq!(ask(&headers), 401, "its other credential is bad");
+    let cookie = format!("sid={}", good());
+    let both = [headers[0], headers[1], ("cookie", cookie.as_str())];
+    assert_eq!((ask(&both), ask(&both)), (200, 401), "so the proof was not looked at before");
 }

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use api::authn::PolicyId;
 use fetch::Allowed;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -50,7 +49,7 @@ async fn serve(answer: fn(&str) -> Vec<u8>) -> (String, Arc<AtomicUsize>) {
 fn works() -> Arc<Works> {
     let allowed = Allowed::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let fetcher = Fetcher::new(allowed, None).unwrap();
-    Arc::new(Works::new(Arc::new(Tokens::new([7; 32])), Arc::default(), fetcher))
+    Arc::new(Works::new(Arc::new(Tokens::new([7; 32])), Arc::default(), fetcher, Family::default()))
 }
 
 fn by(url: &str) -> Introspection {
@@ -65,9 +64,10 @@ fn by(url: &str) -> Introspection {
 }
 
 fn pending(works: &Works, url: &str, policy: &str, token: &str) -> Pending {
-    let policy = PolicyId { policy: policy.into(), rev: 1 };
-    let id = works.tokens.id(&policy, Place::Authorization("bearer"), token);
-    Pending { id, method: 0, work: Work::Introspect { by: Box::new(by(url)), token: token.to_owned() } }
+    let digest = *blake3::hash(policy.as_bytes()).as_bytes();
+    let id = works.tokens.id(&digest, Place::Authorization("bearer"), token);
+    let work = Work::Introspect { by: Box::new(by(url)), token: token.to_owned() };
+    Pending { id, method: 0, service: policy.to_owned(), work }
 }
 
 /// Says that a token is of who it is called like: nobody may get another one's.
@@ -109,11 +109,10 @@ async fn a_flood_of_key_ids_causes_few_fetches_cve_2026_26998() {
     let (url, asked) = serve(|_| b"{\"keys\":[]}".to_vec()).await;
     let works = works();
     for at in 0..5_000 {
-        let policy = PolicyId { policy: "a".into(), rev: 1 };
-        let id = works.tokens.id(&policy, Place::Authorization("bearer"), &at.to_string());
+        let id = works.tokens.id(&[1; 32], Place::Authorization("bearer"), &at.to_string());
         let from = From::Servers { id: format!("micros/billing/{at}"), urls: vec![url.clone()] };
         let work = Work::Keys(Wanted { name: format!("keys micros/billing/{at}"), from });
-        let result = works.result(Pending { id, method: 0, work }, NOW).await;
+        let result = works.result(Pending { id, method: 0, service: "a".into(), work }, NOW).await;
         assert!(result.is_none_or(|result| result.is_err()));
     }
     let asked = asked.load(Ordering::Relaxed);
@@ -159,4 +158,37 @@ async fn a_part_of_an_opaque_token_is_another_token_cve_2026_27840() {
         assert_eq!(result.expect("a result").is_ok(), is_good, "{token}");
     }
     assert_eq!(asked.load(Ordering::Relaxed), 5);
+}
+
+/// Whoever attacks one service leaves room for the others.
+#[tokio::test]
+async fn one_provider_that_hangs_takes_a_part_of_the_room_alone() {
+    let (url, _) = serve(|_| Vec::new()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hangs = format!("http://{}", listener.local_addr().unwrap());
+    let works = works();
+    let begin = |url: &str, token: String| works.begin(pending(&works, url, "a", &token), NOW);
+    let begun: Vec<_> = (0..100).map(|at| begin(&hangs, format!("token-{at}")).is_ok()).collect();
+    assert_eq!(begun.iter().filter(|is_begun| **is_begun).count(), MAX_OF_ONE);
+    assert!(begin(&url, "another".into()).is_ok(), "another provider is asked");
+    let password = Password { given: Vec::new(), hash: String::new(), proven: None };
+    let id = works.tokens.id(&[1; 32], Place::Authorization("basic"), "x");
+    let work = Work::Password(Box::new(password));
+    let asked = works.begin(Pending { id, method: 0, service: "b".into(), work }, NOW);
+    assert!(asked.is_ok(), "and passwords have room of their own");
+}
+
+/// A wish is looked for while nobody waits.
+#[tokio::test]
+async fn an_old_key_is_looked_for_while_requests_go_on() {
+    let (url, asked) = serve(|_| b"{\"keys\":[]}".to_vec()).await;
+    let works = works();
+    works.learned.wish(Wanted { name: "issuer".into(), from: From::Set(url) });
+    works.refresh(NOW);
+    while works.under_way() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    works.refresh(NOW);
+    assert_eq!(works.under_way(), 0, "nothing more is wished for");
 }

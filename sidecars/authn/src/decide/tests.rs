@@ -30,8 +30,6 @@ fn jwt() -> pb::authn::Jwt {
     }
 }
 
-/// One of them.
-
 /// A policy for each set of methods.
 fn state() -> Snapshot {
     use pb::authn::{method::Method as Wire, sender_constrained::Proof};

@@ -374,7 +374,7 @@ pub(crate) fn sources(args: &Args) -> anyhow::Result<Vec<Source>> {
 fn identity(args: &Args, edge: &Edge) -> anyhow::Result<Option<Identity>> {
     let Some(settings) = &edge.identity else { return Ok(None) };
     ensure!(
-        args.identity_secret.is_some() || args.aws.is_none(),
+        args.identity_secret.is_some() || args.aws.is_none() || args.dev,
         "--identity-secret: needed beside --aws, the same for all control planes, since the edge signs identity tokens"
     );
     let path = args.identity_secret.clone().unwrap_or_else(|| args.data_dir.join("identity.secret"));

@@ -136,13 +136,16 @@ impl Signer {
     /// `until` is how long what proved it is believed.
     fn sign(&self, identity: &Identity, audience: &str, until: f64, now: f64) -> Option<(String, f64)> {
         let texts = identity.texts();
-        // It does not outlive what proved it. That was good just now, so some part of a second is left.
-        let expires = (now + LIFETIME_SECS).min(until).ceil();
+        // Whole seconds, since not all readers take others. It does not outlive what proved it; that was good just now, so
+        // what is left of its second is.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let (issued_at, last) = (now as u64, (now + LIFETIME_SECS).min(until) as u64);
+        let expires = last.max(issued_at + 1);
         let mut claims = json!({
             "iss": self.issuer,
             "aud": audience,
             "sub": texts.subject,
-            "iat": now.floor(),
+            "iat": issued_at,
             "exp": expires,
             "amr": [identity.kind.name()],
         });
@@ -156,6 +159,9 @@ impl Signer {
         }
         let signed = format!("{}.{}", self.header, BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
         let proof = self.key.sign(&SystemRandom::new(), signed.as_bytes()).ok()?;
+        // 2^53 seconds are enough.
+        #[allow(clippy::cast_precision_loss)]
+        let expires = expires as f64;
         Some((format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(proof)), expires))
     }
 }

@@ -160,6 +160,8 @@ fn keep_policy(folder: &Path) -> anyhow::Result<()> {
     // That there are none has to be said.
     disk.note_answered(ResourceType::AuthnRevocations)?;
     disk.note_answered(ResourceType::AuthnIdentityKey)?;
+    // And when: what nobody has spoken of for days is not believed.
+    xds::Contact::backdate(folder, std::time::SystemTime::now())?;
     Ok(())
 }
 

@@ -1,12 +1,8 @@
 //! A node that hears nothing for days: tokens wait for the control plane, and what stands in the policies goes on.
 
-use std::{
-    fs,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use reqwest::Method;
-use serde_json::{Value, json};
 use tests::{Lab, Service, eventually};
 use xds::Contact;
 
@@ -36,16 +32,9 @@ async fn restart_after(lab: &mut Lab, time: Duration) {
 #[tokio::test]
 async fn a_node_that_hears_nothing_for_days_takes_no_tokens_until_it_does() {
     let mut lab = Lab::start().await;
-    let mut hello = lab.service("hello");
-    hello.parameters["auth"]["any"].as_array_mut().unwrap().push(json!({"api_key": {}}));
-    let file = lab.folder().join("hello.yaml");
-    // JSON is YAML too.
-    fs::write(&file, hello.parameters.to_string()).unwrap();
-    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
-    assert!(good, "{text}");
-    let output = lab.gatehouse(&["bind", "hello", "billing", "--scope", "read:hello", "--json"]).await;
-    let given: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let key = given["credentials"]["api_key"].as_str().unwrap().to_owned();
+    let hello = lab.service("hello").with_keys();
+    lab.apply(&hello).await;
+    let key = lab.key(&hello, "billing", "read:hello").await;
     let token = lab.good_token(&hello).await;
     assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
     assert!(metric(&lab, "gatehouse_authn_last_contact_age_seconds").await < 60);

@@ -4,15 +4,11 @@ use std::fs;
 
 use jwt::testing::{RSA, ec_key, jwks, rsa_key, signed_by};
 use serde_json::{Value, json};
-use tests::{Lab, Provider, Service, eventually};
+use tests::{Lab, Provider, Service, eventually, issuer::now};
 
 const ISSUER: &str = "https://id.example.test/";
 const KEYS: &str = "https://login.example.test/";
 const KEY_SERVER: &str = "https://keys.example.test/";
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
 
 /// A lab whose sidecar and control plane may ask this provider.
 async fn start() -> (Lab, Provider) {

@@ -13,22 +13,15 @@ mod paths;
 mod socket;
 mod tokens;
 
-use std::{
-    fs,
-    sync::{Arc, LazyLock, Weak},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, LazyLock, Weak};
 
-use jwt::testing::{ec_key, jwks, rsa_key, signed_by};
+use jwt::testing::{ec_key, rsa_key, signed_by};
 use serde_json::{Value, json};
-use tests::{Answer, Lab, Raw, Service};
+use tests::{
+    Answer, Lab, Raw, Service,
+    issuer::{self, ISSUER, KEY_ID, KEY_SERVER, now},
+};
 use tokio::{runtime::Runtime, sync::Mutex};
-
-/// Signs with the keys of the tests.
-const ISSUER: &str = "https://tests.example.test/";
-const KEY_SERVER: &str = "https://keys.example.test/";
-/// Of the key on the key server.
-const KEY_ID: &str = "micros/billing/key-1";
 
 /// The edge that all attack, and the services on it.
 struct Edge {
@@ -67,15 +60,7 @@ async fn edge() -> Arc<Edge> {
 /// A lab that trusts this process.
 async fn lab(change: impl FnOnce(&mut lab::Layout)) -> Lab {
     Lab::with(|layout| {
-        let keys = |name: &str, jwks: String| {
-            let path = layout.data_dir.join(name);
-            fs::write(&path, jwks).expect("a file");
-            path.display().to_string()
-        };
-        let own = keys("tests.json", jwks());
-        let served = keys("served.json", jwks().replace("\"rsa\"", &format!("{KEY_ID:?}")));
-        layout.control_plane_args =
-            vec![format!("--issuer={ISSUER}={own}"), format!("--issuer={KEY_SERVER}={served}")];
+        issuer::trust(layout);
         change(layout);
     })
     .await
@@ -143,10 +128,6 @@ impl Edge {
 fn refused(answer: &Answer, status: u16, attack: &str) {
     assert_eq!(answer.status, status, "{attack}: {}", answer.body);
     assert!(answer.json()["headers"].is_null(), "{attack} has reached the upstream: {}", answer.body);
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Of a token that is good for `hello`, and may read.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{Answer, Lab, Service};
 
 async fn with_key(lab: &Lab, host: &str, keys: &[&str]) -> Answer {
@@ -14,29 +14,18 @@ async fn with_key(lab: &Lab, host: &str, keys: &[&str]) -> Answer {
     lab.send(request).await.expect("Envoy answers")
 }
 
-async fn key(lab: &Lab, name: &str, scope: &str) -> String {
-    let output = lab.gatehouse(&["bind", "hello", name, "--scope", scope, "--json"]).await;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let given: Value = serde_json::from_slice(&output.stdout).unwrap();
-    given["credentials"]["api_key"].as_str().unwrap().to_owned()
-}
-
 async fn lab_with_keys() -> (Lab, Service) {
     let lab = Lab::start().await;
-    let mut hello = lab.service("hello");
-    hello.parameters["auth"]["any"].as_array_mut().unwrap().push(json!({"api_key": {}}));
-    let file = lab.folder().join("hello.yaml");
-    // JSON is YAML too.
-    fs::write(&file, hello.parameters.to_string()).unwrap();
-    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
-    assert!(good, "{text}");
+    let hello = lab.service("hello").with_keys();
+    lab.apply(&hello).await;
     (lab, hello)
 }
 
 #[tokio::test]
 async fn a_key_opens_the_service_to_its_client_until_it_is_taken_away() {
     let (lab, hello) = lab_with_keys().await;
-    let (billing, sales) = (key(&lab, "billing", "read:hello").await, key(&lab, "sales", "other").await);
+    let (billing, sales) =
+        (lab.key(&hello, "billing", "read:hello").await, lab.key(&hello, "sales", "other").await);
     let answer = with_key(&lab, hello.host(), &[&billing]).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.upstream_saw("x-gatehouse-subject"), ["billing"]);
@@ -87,20 +76,16 @@ async fn a_key_opens_the_service_to_its_client_until_it_is_taken_away() {
 #[tokio::test]
 async fn keys_outlive_a_control_plane_and_follow_the_service() {
     let (mut lab, hello) = lab_with_keys().await;
-    let billing = key(&lab, "billing", "read:hello").await;
+    let billing = lab.key(&hello, "billing", "read:hello").await;
     lab.stack.control_plane.take().expect("it runs").kill().await;
     assert_eq!(with_key(&lab, hello.host(), &[&billing]).await.status, 200);
     lab.stack.start_control_plane().await.unwrap();
     let changed = hello.clone().with("/rate_limits", json!([{"limit": "1000/day"}]));
-    let file = lab.folder().join("hello.yaml");
-    fs::write(&file, changed.parameters.to_string()).unwrap();
-    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
-    assert!(good, "{text}");
+    lab.apply(&changed).await;
     assert_eq!(with_key(&lab, hello.host(), &[&billing]).await.status, 200, "a new revision has it too");
     let (good, text) = lab.run(&["delete", "hello"]).await;
     assert!(good, "{text}");
-    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
-    assert!(good, "{text}");
+    lab.apply(&changed).await;
     assert_eq!(with_key(&lab, hello.host(), &[&billing]).await.status, 401, "it went with the service");
     lab.stop().await;
 }

@@ -2,32 +2,21 @@
 
 use std::{fs, net::SocketAddr};
 
-use jwt::testing::{ec_jwk, ec_key, ec_thumbprint, jwks, proof_for, rsa_key, signed_by};
+use jwt::testing::{ec_jwk, ec_key, ec_thumbprint, proof_for, rsa_key, signed_by};
 use lab::Layout;
 use rcgen::SanType;
 use reqwest::{Certificate, Client, Identity, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tests::{Answer, Lab, Service, TestCa};
-
-/// Signs with the keys of the tests, beside the lab's own issuer.
-const ISSUER: &str = "https://tests.example.test/";
-const KEY_SERVER: &str = "https://keys.example.test/";
-/// Of the key on the key server.
-const KEY_ID: &str = "micros/billing/key-1";
+use tests::{
+    Answer, Lab, Service, TestCa,
+    issuer::{self, ISSUER, KEY_ID, KEY_SERVER, now},
+};
 
 /// A lab that trusts this process, with these settings of the edge.
 async fn start(edge: impl FnOnce(&Layout) -> Value) -> Lab {
     Lab::with(|layout| {
-        let keys = |name: &str, jwks: String| {
-            let path = layout.data_dir.join(name);
-            fs::write(&path, jwks).expect("a file");
-            path.display().to_string()
-        };
-        let own = keys("tests.json", jwks());
-        let served = keys("served.json", jwks().replace("\"rsa\"", &format!("{KEY_ID:?}")));
+        issuer::trust(layout);
         layout.edge = edge(layout);
-        layout.control_plane_args =
-            vec![format!("--issuer={ISSUER}={own}"), format!("--issuer={KEY_SERVER}={served}")];
     })
     .await
 }
@@ -43,10 +32,6 @@ async fn lab_with(auth: Value) -> (Lab, Service) {
     let lab = start(|_| json!({})).await;
     let hello = live(&lab, auth).await;
     (lab, hello)
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn rule() -> Value {

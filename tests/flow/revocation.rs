@@ -144,19 +144,11 @@ async fn with_key(lab: &Lab, host: &str, key: &str) -> Answer {
 #[tokio::test]
 async fn an_api_key_can_be_revoked_in_an_emergency() {
     let lab = Lab::start().await;
-    let mut hello = lab.service("hello");
-    hello.parameters["auth"]["any"].as_array_mut().unwrap().push(json!({"api_key": {}}));
-    let file = lab.folder().join("hello.yaml");
-    // JSON is YAML too.
-    fs::write(&file, hello.parameters.to_string()).unwrap();
-    let (good, text) = lab.run(&["apply", file.to_str().unwrap()]).await;
-    assert!(good, "{text}");
+    let hello = lab.service("hello").with_keys();
+    lab.apply(&hello).await;
     let mut keys = Vec::new();
     for name in ["billing", "sales"] {
-        let output = lab.gatehouse(&["bind", "hello", name, "--scope", "read:hello", "--json"]).await;
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let given: Value = serde_json::from_slice(&output.stdout).unwrap();
-        keys.push(given["credentials"]["api_key"].as_str().unwrap().to_owned());
+        keys.push(lab.key(&hello, name, "read:hello").await);
         assert_eq!(with_key(&lab, hello.host(), &keys[keys.len() - 1]).await.status, 200);
     }
     let id = keys[0].split('_').nth(1).unwrap();

@@ -265,6 +265,23 @@ impl Lab {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Applies it with the client, and waits until it is live.
+    pub async fn apply(&self, service: &Service) {
+        let file = self.folder().join(format!("{}.yaml", service.name()));
+        // JSON is YAML too.
+        std::fs::write(&file, service.parameters.to_string()).expect("a file");
+        let (good, text) = self.run(&["apply", &file.display().to_string()]).await;
+        assert!(good, "{text}");
+    }
+
+    /// A key for a service's client, as the client of the broker tells it once.
+    pub async fn key(&self, service: &Service, client: &str, scope: &str) -> String {
+        let output = self.gatehouse(&["bind", service.name(), client, "--scope", scope, "--json"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let given: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        given["credentials"]["api_key"].as_str().expect("a key").to_owned()
+    }
+
     /// Runs the control plane's program for something else than to serve.
     pub async fn control_plane(&self, args: &[&str]) -> Output {
         Command::new(self.stack.layout.bin_dir.join("gatehouse-control-plane"))

@@ -10,6 +10,7 @@ mod client;
 mod cloud;
 pub mod figures;
 pub mod fuzz;
+pub mod issuer;
 mod lab;
 mod load;
 mod provider;

@@ -38,6 +38,14 @@ impl Service {
         self
     }
 
+    /// Opens it to API keys too.
+    #[must_use]
+    pub fn with_keys(mut self) -> Self {
+        let any = self.parameters.pointer_mut("/auth/any").and_then(Value::as_array_mut);
+        any.expect("a list").push(json!({"api_key": {}}));
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         self.parameters["service"].as_str().unwrap_or_default()

@@ -126,14 +126,14 @@ impl TryFrom<pb::authn::Policy> for Policy {
             }
             groups.push(methods(&field, group.any)?);
         }
-        one_cookie_or_header_for_each_kind(&groups)?;
+        one_list_at_each_place(&groups)?;
         let identity_audience = Some(wire.identity_audience).filter(|audience| !audience.is_empty());
         Ok(Self { id, groups, anonymous: patterns("anonymous", &wire.anonymous)?, identity_audience })
     }
 }
 
 /// Two lists of API keys or users at one place could not tell whose credential a wrong one is.
-fn one_cookie_or_header_for_each_kind(groups: &[Vec<Method>]) -> Result<(), Invalid> {
+fn one_list_at_each_place(groups: &[Vec<Method>]) -> Result<(), Invalid> {
     let mut seen = Vec::new();
     for method in groups.iter().flatten() {
         let place = match method {

@@ -61,16 +61,11 @@ pub fn certificate_thumbprint(pem: &str) -> String {
 }
 
 /// A good proof of possession of the EC key, for this token and this request.
-pub fn proof_for(token: &str, method: &str, url: &str, id: &str, now: u64) -> String {
-    let ath = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+pub fn proof_for(access_token: &str, method: &str, url: &str, id: &str, now: u64) -> String {
+    let ath = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, access_token.as_bytes());
     let ath = BASE64_URL_SAFE_NO_PAD.encode(ath);
     let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": ec_jwk()});
-    proof_of(&header, &json!({"jti": id, "htm": method, "htu": url, "iat": now, "ath": ath}))
-}
-
-/// A proof of possession of the EC key, with whatever header and claims it is given.
-pub fn proof_of(header: &Value, claims: &Value) -> String {
-    token(header, claims)
+    token(&header, &json!({"jti": id, "htm": method, "htu": url, "iat": now, "ath": ath}))
 }
 
 pub fn keys() -> Keys {

@@ -351,8 +351,9 @@ impl<'t> Token<'t> {
     /// A `cnf` that cannot be checked binds the token to something that nobody looks at.
     fn confirmation(&self) -> Result<Confirmation, InvalidToken> {
         let Some(cnf) = &self.claims.cnf else { return Ok(Confirmation::default()) };
-        let key = cnf.jkt.as_deref().map(thumbprint).transpose()?;
-        let certificate = cnf.x5t.as_deref().map(thumbprint).transpose()?;
+        let print = |text: &str| thumbprint(text).ok_or(InvalidToken::Claims);
+        let key = cnf.jkt.as_deref().map(print).transpose()?;
+        let certificate = cnf.x5t.as_deref().map(print).transpose()?;
         let found = Confirmation { key, certificate };
         if found.is_none() { Err(InvalidToken::Unsupported) } else { Ok(found) }
     }
@@ -436,13 +437,8 @@ fn all_texts(value: Value) -> Result<Vec<String>, InvalidToken> {
 }
 
 /// A thumbprint as tokens have it: base64url of 32 bytes.
-pub fn thumbprint_of(text: &str) -> Option<Thumbprint> {
-    thumbprint(text).ok()
-}
-
-pub(crate) fn thumbprint(text: &str) -> Result<Thumbprint, InvalidToken> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(InvalidToken::Claims)
+pub fn thumbprint(text: &str) -> Option<Thumbprint> {
+    BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
 }
 
 /// All claims, of which none stands twice: a reader that takes the last one would trust another claim than one that

@@ -17,7 +17,7 @@ use crate::{
     identity::{OPEN, record},
     method::{Asked, Credential, Outcome, Place, Stop},
     metrics::DecisionResult,
-    policy::{Methods, Policy},
+    policy::{Methods, Policy, Readers},
     replays::Replays,
     state::Snapshot,
     token::{self, Issued},
@@ -132,11 +132,11 @@ impl Question<'_> {
         let authorization = Authorization::of(self.facts);
         let (mut reads_authorization, mut read) = (false, false);
         let (mut satisfied, mut found) = (Methods::default(), Vec::new());
-        for (place, methods) in self.policy.places() {
+        for (place, readers) in self.policy.places() {
             reads_authorization |= matches!(place, Place::Authorization(_));
             let Some(text) = one(presented(self.facts, authorization, place))? else { continue };
             read |= matches!(place, Place::Authorization(_));
-            let (id, known) = self.known(place, methods, text)?;
+            let (id, known) = self.known(place, readers, text)?;
             satisfied.join(known.methods);
             found.push((id, text, known));
         }
@@ -154,13 +154,12 @@ impl Question<'_> {
     }
 
     /// Who is proven by what stands at one place.
-    fn known(&self, place: Place<'_>, methods: Methods, text: &str) -> Result<(Id, Arc<Known>), Halt> {
-        let ages = self.policy.in_turn(methods).any(|(_, method)| method.ages());
-        if ages && self.state.ages.is_stale(Now::read()) {
+    fn known(&self, place: Place<'_>, readers: Readers, text: &str) -> Result<(Id, Arc<Known>), Halt> {
+        if readers.ages && self.state.ages.is_stale(Now::read()) {
             return Err(Stop::Fault("what is known of keys and revocations is too old").into());
         }
         let id = self.memory.tokens.id(&self.policy.digest, place, text);
-        let known = self.looked_up(&id, methods, text)?;
+        let known = self.looked_up(&id, readers.methods, text)?;
         if self.state.revocations.revokes(&known.proven.identity.facts()) {
             return Err(Stop::Invalid("the credential was revoked").into());
         }

@@ -129,7 +129,7 @@ pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Prove
 
 /// A binding that cannot be checked is none that may be passed over.
 fn confirmation(cnf: &Cnf) -> Result<Confirmation, Stop> {
-    let bound: Option<Thumbprint> = cnf.x5t.as_deref().and_then(jwt::thumbprint_of);
+    let bound: Option<Thumbprint> = cnf.x5t.as_deref().and_then(jwt::thumbprint);
     match bound {
         Some(certificate) => Ok(Confirmation { key: None, certificate: Some(certificate) }),
         None => Err(Stop::Invalid("the token is bound to something that is not supported")),

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,11 @@ use crate::bucket::Bucket;
 
 /// What was found, and when somebody looked.
 #[derive(Default)]
-pub(crate) struct Learned(Mutex<Looks>);
+pub(crate) struct Learned {
+    looks: Mutex<Looks>,
+    /// Asked after every decision, which waits for no lock.
+    has_wishes: AtomicBool,
+}
 
 #[derive(Default)]
 struct Looks {
@@ -117,12 +124,18 @@ impl Learned {
         let mut looks = self.lock();
         if looks.wishes.len() < MAX_WISHES && !looks.wishes.contains(&wanted) {
             looks.wishes.push(wanted);
+            self.has_wishes.store(true, Ordering::Release);
         }
     }
 
     /// What was wished for.
     pub(crate) fn wishes(&self) -> Vec<Wanted> {
-        std::mem::take(&mut self.lock().wishes)
+        if !self.has_wishes.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut looks = self.lock();
+        self.has_wishes.store(false, Ordering::Release);
+        std::mem::take(&mut looks.wishes)
     }
 
     /// The control plane has said which keys an issuer or a key server has: what was found beside them counts no more.
@@ -143,7 +156,7 @@ impl Learned {
     }
 
     fn lock(&self) -> MutexGuard<'_, Looks> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks, and says whether something was found. That is kept; what goes wrong is told in the log, once for each look.

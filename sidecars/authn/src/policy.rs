@@ -16,13 +16,22 @@ pub(crate) struct Policy {
     methods: Vec<authn::Method>,
     /// AND. A policy without any lets nobody in.
     groups: Vec<Methods>,
-    /// The first method at each place, and all that read it.
-    places: Vec<(usize, Methods)>,
+    places: Vec<Readers>,
     pub(crate) anonymous: Vec<PathPattern>,
     /// Headers with credentials that only we are to see.
     pub(crate) hidden: Vec<String>,
     /// The audience of the token by which the upstream is told who sends a request; headers do without it.
     pub(crate) identity_audience: Option<String>,
+}
+
+/// The methods that read one place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Readers {
+    /// The one that the policy names first.
+    first: usize,
+    pub(crate) methods: Methods,
+    /// Whether any of them believes only what was heard of lately.
+    pub(crate) ages: bool,
 }
 
 /// Some of a policy's methods, by their numbers. A policy has at most 32.
@@ -90,13 +99,15 @@ impl Policy {
             ready.groups.push(numbers);
         }
         for number in 0..ready.methods.len() {
-            let place = ready.method(number).place();
-            let same = ready.places.iter().position(|(first, _)| ready.method(*first).place() == place);
+            let method = ready.method(number);
+            let (place, ages) = (method.place(), method.ages());
+            let same = ready.places.iter().position(|same| ready.method(same.first).place() == place);
             let at = same.unwrap_or_else(|| {
-                ready.places.push((number, Methods::default()));
+                ready.places.push(Readers { first: number, methods: Methods::default(), ages: false });
                 ready.places.len() - 1
             });
-            ready.places[at].1.add(number);
+            ready.places[at].methods.add(number);
+            ready.places[at].ages |= ages;
         }
         Ok(ready)
     }
@@ -117,8 +128,8 @@ impl Policy {
     }
 
     /// Where credentials may stand, and what reads each place.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (Place<'_>, Methods)> {
-        self.places.iter().map(|(first, methods)| (self.method(*first).place(), *methods))
+    pub(crate) fn places(&self) -> impl Iterator<Item = (Place<'_>, Readers)> {
+        self.places.iter().map(|readers| (self.method(readers.first).place(), *readers))
     }
 
     /// Those of a set, the last resorts at the end.

@@ -201,14 +201,10 @@ impl Works {
     ) -> std::result::Result<watch::Receiver<Done>, Stop> {
         let Pending { id, method, service, work } = pending;
         let kind = work.kind();
-        let owner = match &work {
-            Work::Keys(wanted) => wanted.issuer().to_owned(),
-            Work::Introspect { by, .. } => by.endpoint.to_string(),
-            Work::Password(_) => service,
-        };
-        let flight = match &work {
-            Work::Keys(wanted) => Flight::Keys(wanted.name.clone()),
-            Work::Password(_) | Work::Introspect { .. } => Flight::Credential(id),
+        let (owner, flight) = match &work {
+            Work::Keys(wanted) => (wanted.issuer().to_owned(), Flight::Keys(wanted.name.clone())),
+            Work::Introspect { by, .. } => (by.endpoint.to_string(), Flight::Credential(id)),
+            Work::Password(_) => (service, Flight::Credential(id)),
         };
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(same) = under_way.get(&flight) {

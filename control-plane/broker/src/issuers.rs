@@ -68,6 +68,7 @@ impl Issuers {
                 algorithms: algorithms.clone(),
                 tenant_claim: None,
                 groups_claim: None,
+                claims: Vec::new(),
             };
             jwt::verify(token, &[&method], |issuer| self.keys.get(issuer)?.as_deref(), now).ok()?;
             let claims = jwt::claims_of(token);

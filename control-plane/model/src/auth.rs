@@ -126,6 +126,9 @@ pub enum AuthMethod {
         /// How long an answer is believed.
         #[serde(default = "half_a_minute")]
         cache_secs: u32,
+        /// Fields of the answer that rules of `authz` go by.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        claims: Vec<String>,
     },
     /// The client's certificate.
     Mtls {
@@ -161,6 +164,9 @@ pub struct TokenRule {
     /// The claim with the groups, where it is not `groups`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups_claim: Option<String>,
+    /// Claims that rules of `authz` go by, beside those that every identity has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<String>,
 }
 
 /// Somebody with a password.

@@ -12,11 +12,12 @@ use serde_json::Value;
 use crate::{
     Host, InstanceId,
     auth::{Auth, AuthPolicy},
+    authz::Authz,
     binding::ApiKey,
     controls::Controls,
     instance::{Instance, Published},
     plan::Plan,
-    service_file::{AccessLog, Authz, Quota, RateLimit, Route, ServiceFile, Upstream},
+    service_file::{AccessLog, Quota, RateLimit, Route, ServiceFile, Upstream},
 };
 
 /// What the sources say, by their names: `context.<name>` in templates. What did not change is shared.
@@ -84,6 +85,9 @@ pub struct Service {
     pub anonymous: Vec<String>,
     /// As in the service file.
     pub authz: Authz,
+    /// What the sidecar is told of `authz`, in the JSON form of `gatehouse.authz.v1.Policy`.
+    #[serde(default)]
+    pub authz_policy: Value,
     /// In the order of the service file.
     pub rate_limits: Vec<ServiceLimit>,
     /// As in the service file.
@@ -239,6 +243,10 @@ impl Service {
             auth_policies,
             anonymous: anonymous.into_iter().collect(),
             authz: authz.clone(),
+            authz_policy: api::json(
+                "gatehouse.authz.v1.Policy",
+                &revision.service.authz_policy(instance.id.as_str(), revision.rev),
+            ),
             rate_limits: rate_limits.iter().enumerate().map(ServiceLimit::of).collect(),
             access_log: access_log.clone(),
             api_keys: revision.keys.iter().map(ServiceKey::of).collect(),

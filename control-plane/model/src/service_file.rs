@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     Host, UpstreamUrl,
     auth::{self, Auth, AuthMethod, RouteAuth},
+    authz::{Authz, AuthzRule},
     plan::Plan,
 };
 
@@ -105,41 +106,6 @@ impl From<Timeout> for String {
     }
 }
 
-/// Which requests pass.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Authz {
-    /// `deny` or `allow`.
-    #[serde(default = "deny")]
-    pub default: String,
-    /// The first that matches allows.
-    #[serde(default)]
-    pub rules: Vec<AuthzRule>,
-    /// `enforce` or `shadow`.
-    #[serde(default = "enforce")]
-    pub mode: String,
-}
-
-/// A rule; only `allow` in this release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuthzRule {
-    /// All fields must match.
-    pub allow: AuthzMatch,
-}
-
-/// What a rule matches.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AuthzMatch {
-    /// One of them; empty is any.
-    pub methods: Vec<String>,
-    /// One of them; empty is any.
-    pub paths: Vec<String>,
-    /// All of them.
-    pub scopes: Vec<String>,
-}
-
 /// So many requests in a window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -199,14 +165,6 @@ impl Default for AccessLog {
     }
 }
 
-fn deny() -> String {
-    "deny".into()
-}
-
-fn enforce() -> String {
-    "enforce".into()
-}
-
 fn node() -> String {
     "node".into()
 }
@@ -261,8 +219,16 @@ pub(crate) fn told(error: &jsonschema::ValidationError<'_>) -> String {
 }
 
 impl ServiceFile {
-    /// Checks everything that can be checked without knowing other services.
+    /// Checks everything that can be checked without knowing other services; `authz.tests` too.
     pub fn parse(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
+        let file = Self::parse_untested(parameters, upstreams)?;
+        let mut failed = file.failed_tests();
+        failed.truncate(MAX_ERRORS);
+        if failed.is_empty() { Ok(file) } else { Err(InvalidService(failed)) }
+    }
+
+    /// Checks everything but what becomes of the requests in `authz.tests`: for whoever shows just that.
+    pub fn parse_untested(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
         let broken: Vec<String> =
             VALIDATOR.iter_errors(parameters).take(MAX_ERRORS).map(|error| told(&error)).collect();
         if !broken.is_empty() {
@@ -316,9 +282,20 @@ impl ServiceFile {
             broken.extend(path_rule(&format!("auth.anonymous[{at}]"), path));
         }
         for (at, rule) in self.authz.rules.iter().enumerate() {
-            for (nth, path) in rule.allow.paths.iter().enumerate() {
-                broken.extend(path_rule(&format!("authz.rules[{at}].allow.paths[{nth}]"), path));
+            let (field, paths) = match rule {
+                AuthzRule::Allow(what) => ("allow", &what.paths),
+                AuthzRule::Deny(what) => ("deny", &what.paths),
+            };
+            for (nth, path) in paths.iter().enumerate() {
+                // What a capture is called is another's to check.
+                let plain = path.replace(['{', '}'], "");
+                let refused = path_rule(&format!("authz.rules[{at}].{field}.paths[{nth}]"), &plain);
+                broken.extend(refused);
             }
+        }
+        // The engine is only asked about paths that mean one thing.
+        if broken.is_empty() {
+            broken = self.broken_authz();
         }
         broken
     }

@@ -27,9 +27,30 @@ defaults![
 #[cfg(test)]
 mod tests {
     use minijinja::{context, value::Serde};
+    use model::{ServiceFile, UpstreamRule};
     use serde_json::{Value, json};
 
     use crate::{ForEach, Templates};
+
+    /// What is checked and explained offline is what the sidecar gets: there is one conversion, and the template adds nothing.
+    #[test]
+    fn rules_are_rendered_as_they_were_converted() {
+        let templates = Templates::load(None).unwrap();
+        let rule = json!({"methods": ["GET"], "paths": ["/users/{id}"], "where": ["{id} == sub"], "groups": ["{{ a }}"],
+                          "time": {"from": "08:00", "zone": "UTC"}});
+        let file = json!({
+            "service": "hello", "hosts": ["hello.example.test"], "auth": {"anonymous": ["/healthz"]},
+            "routes": [{"path": "/", "upstream": {"urls": ["http://a.test"]}}],
+            "authz": {"mode": "shadow", "rules": [{"allow": rule}, {"deny": {"groups": ["suspended"]}}]},
+        });
+        let service = ServiceFile::parse(&file, UpstreamRule::NoLoopback).unwrap();
+        let policy = api::json("gatehouse.authz.v1.Policy", &service.authz_policy("i-1", 7));
+        let scope = context! { service => context! { authz_policy => Serde(&policy) } };
+        let name = "authz_policies.yaml";
+        let document = templates.render(name, &templates.headers[name], None, &scope).unwrap();
+        let rendered: Value = serde_norway::from_str(&document.text).unwrap();
+        assert_eq!(rendered["resources"], json!([policy]));
+    }
 
     #[test]
     fn the_keys_of_issuers_are_the_edges_alone() {

@@ -192,6 +192,30 @@ fn https(field: &str, url: String) -> Result<Arc<str>, Invalid> {
     if url.starts_with("https://") { Ok(url.into()) } else { Err(Invalid::new(field, url, "an https URL")) }
 }
 
+/// Each is looked up in each token, and travels with each request.
+const MAX_CARRIED: usize = 8;
+/// Of a claim's name, in bytes.
+const MAX_CLAIM_BYTES: usize = 64;
+/// What every identity says by itself: a claim of that name would be another one.
+const OWN: [&str; 7] = ["sub", "iss", "tenant", "groups", "scope", "scopes", "scp"];
+
+fn carried_claims(claims: Vec<String>) -> Result<Vec<String>, Invalid> {
+    if claims.len() > MAX_CARRIED {
+        return Err(Invalid::new("claims", claims.len(), "at most 8 names"));
+    }
+    let is_name = |name: &String| {
+        (1..=MAX_CLAIM_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match claims.iter().position(|name| !is_name(name) || OWN.contains(&name.as_str())) {
+        Some(at) => {
+            let rule =
+                "1 to 64 visible ASCII characters, and none of sub, iss, tenant, groups, scope, scopes, scp";
+            Err(Invalid::new(format!("claims[{at}]"), &claims[at], rule))
+        }
+        None => Ok(claims),
+    }
+}
+
 fn some_audiences(field: &str, audiences: Vec<String>) -> Result<Vec<String>, Invalid> {
     if audiences.is_empty() || audiences.iter().any(String::is_empty) {
         return Err(Invalid::missing(field, "at least one, none of them empty"));
@@ -257,6 +281,15 @@ mod tests {
             |_, jwt| jwt.algorithms = vec!["ES256".into(), "RS256".into()],
             "any[0].jwt.algorithms: of one family: ECDSA, RSA or EdDSA, got \"ES256, RS256\"",
         );
+        check(|_, jwt| jwt.claims = vec!["a".into(); 9], "any[0].jwt.claims: at most 8 names, got \"9\"");
+        for (name, shown) in [("sub", "sub"), ("", ""), ("a b", "a b"), ("a\n", "a\\n")] {
+            check(
+                |_, jwt| jwt.claims = vec![name.into()],
+                &format!(
+                    "any[0].jwt.claims[0]: 1 to 64 visible ASCII characters, and none of sub, iss, tenant, groups, scope, scopes, scp, got \"{shown}\""
+                ),
+            );
+        }
         check(
             |wire, _| wire.anonymous = vec!["/a.*;".into()],
             "anonymous[0]: a path like `/a/b` or `=/a/b` (it must not hold a path parameter (`;`)), got \"/a.*;\"",

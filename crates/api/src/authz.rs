@@ -1,6 +1,18 @@
 //! The typed form of `gatehouse.authz.v1.Policy`, checked in the control plane and again in the sidecar.
 //! How it decides stands in the crate `policy`.
 
+mod comparison;
+mod host;
+mod rule;
+mod time;
+
+pub use comparison::{Compared, Comparison};
+pub use host::HostPattern;
+pub use rule::{ClaimRule, METHODS_OF_AUTHENTICATION, OWN_CLAIMS, Rule};
+pub use time::{Hours, Moment, TimeRule};
+
+use std::collections::HashSet;
+
 use crate::{Invalid, authn::PolicyId, path::PathPattern, pb};
 
 /// Which requests of one service pass.
@@ -10,8 +22,8 @@ pub struct Policy {
     pub id: PolicyId,
     /// What happens when no rule matches.
     pub default: Effect,
-    /// The first that matches allows.
-    pub allow: Vec<Rule>,
+    /// In no order: a deny that matches wins, then any allow.
+    pub rules: Vec<Rule>,
     /// Whether a deny is carried out.
     pub mode: Mode,
     /// Paths that pass without an identity.
@@ -19,7 +31,7 @@ pub struct Policy {
 }
 
 /// What a policy says of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Effect {
     Allow,
@@ -35,21 +47,12 @@ pub enum Mode {
     Shadow,
 }
 
-/// All fields must match.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    /// Stable within the policy; shown in logs and metadata.
-    pub id: String,
-    /// One must match; empty matches all. Upper case.
-    pub methods: Vec<String>,
-    /// One must match; empty matches all.
-    pub paths: Vec<PathPattern>,
-    /// All must be held.
-    pub scopes: Vec<String>,
-}
-
-/// As many as the schema of the service file allows. They are looked at one after another, for each request.
-const MAX_RULES: usize = 1_000;
+/// Ten times what a service file may have, for what operators render.
+const MAX_RULES: usize = 10_000;
+/// Values in all lists of all rules: each is some bytes of the matcher.
+const MAX_VALUES: usize = 200_000;
+/// Declared ones: those of all methods of a service.
+const MAX_CLAIMS: usize = 64;
 
 impl TryFrom<pb::authz::Policy> for Policy {
     type Error = Invalid;
@@ -72,76 +75,38 @@ impl TryFrom<pb::authz::Policy> for Policy {
             Ok(pb::authz::Mode::Shadow) => Mode::Shadow,
             Err(_) => return Err(Invalid::new("mode", wire.mode, "a mode that this release knows")),
         };
-        if wire.allow.len() > MAX_RULES {
-            return Err(Invalid::new("allow", wire.allow.len(), "at most 1000 rules"));
+        if wire.claims.len() > MAX_CLAIMS {
+            return Err(Invalid::new("claims", wire.claims.len(), "at most 64 names"));
         }
-        let allow = (wire.allow.into_iter().enumerate())
-            .map(|(at, rule)| Rule::try_from(rule).map_err(|why| why.within(&format!("allow[{at}]"))))
-            .collect::<Result<_, _>>()?;
+        let rules = rules(wire.rules, &wire.claims)?;
         let anonymous = crate::authn::patterns("anonymous", &wire.anonymous)?;
-        Ok(Self { id, default, allow, mode, anonymous })
+        Ok(Self { id, default, rules, mode, anonymous })
     }
 }
 
-impl TryFrom<pb::authz::Rule> for Rule {
-    type Error = Invalid;
-
-    fn try_from(wire: pb::authz::Rule) -> Result<Self, Invalid> {
-        if wire.id.is_empty() {
-            return Err(Invalid::missing("id", "a name within the policy"));
-        }
-        for (at, method) in wire.methods.iter().enumerate() {
-            if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
-                return Err(Invalid::new(format!("methods[{at}]"), method, "an HTTP method in upper case"));
-            }
-        }
-        if let Some(at) = wire.scopes.iter().position(|scope| scope.is_empty() || scope.contains(' ')) {
-            return Err(Invalid::new(format!("scopes[{at}]"), &wire.scopes[at], "one scope, without spaces"));
-        }
-        let paths = crate::authn::patterns("paths", &wire.paths)?;
-        Ok(Self { id: wire.id, methods: wire.methods, paths, scopes: wire.scopes })
+/// Reads rules, which may name these claims beside [`OWN_CLAIMS`].
+///
+/// # Errors
+/// One of them is none, or two have one id.
+pub fn rules(wire: Vec<pb::authz::Rule>, claims: &[String]) -> Result<Vec<Rule>, Invalid> {
+    if wire.len() > MAX_RULES {
+        return Err(Invalid::new("rules", wire.len(), "at most 10000 rules"));
     }
+    let (mut rules, mut ids, mut values) = (Vec::with_capacity(wire.len()), HashSet::new(), 0);
+    for (at, rule) in wire.into_iter().enumerate() {
+        let field = format!("rules[{at}]");
+        if !ids.insert(rule.id.clone()) {
+            return Err(Invalid::new(format!("{field}.id"), rule.id, "a name that no other rule has"));
+        }
+        let rule = Rule::read(rule, claims).map_err(|why| why.within(&field))?;
+        values += rule.values();
+        if values > MAX_VALUES {
+            return Err(Invalid::new(field, values, "at most 200000 values in all lists of all rules"));
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(change: impl FnOnce(&mut pb::authz::Policy), expected: &str) {
-        let rule = pb::authz::Rule {
-            id: "rule-0".into(),
-            methods: vec!["GET".into()],
-            paths: vec!["/".into()],
-            scopes: vec!["read:hello".into()],
-        };
-        let mut wire = pb::authz::Policy {
-            name: "i-1@1".into(),
-            policy: "i-1".into(),
-            rev: 1,
-            default_effect: pb::authz::Effect::Unspecified.into(),
-            allow: vec![rule],
-            mode: pb::authz::Mode::Unspecified.into(),
-            anonymous: vec![],
-        };
-        assert_eq!(Policy::try_from(wire.clone()).unwrap().default, Effect::Deny);
-        change(&mut wire);
-        assert_eq!(Policy::try_from(wire).unwrap_err().to_string(), expected);
-    }
-
-    #[test]
-    fn what_this_release_does_not_know_is_refused_and_never_widened() {
-        check(|wire| wire.default_effect = 9, "default_effect: an effect that this release knows, got \"9\"");
-        check(|wire| wire.mode = 9, "mode: a mode that this release knows, got \"9\"");
-        check(|wire| wire.policy.clear(), "policy: the id of the service instance, got nothing");
-        check(|wire| wire.allow[0].id.clear(), "allow[0].id: a name within the policy, got nothing");
-        check(
-            |wire| wire.allow[0].methods = vec!["get".into()],
-            "allow[0].methods[0]: an HTTP method in upper case, got \"get\"",
-        );
-        check(
-            |wire| wire.allow[0].scopes = vec!["a b".into()],
-            "allow[0].scopes[0]: one scope, without spaces, got \"a b\"",
-        );
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 
 pub mod resource_type;
 
+pub mod network;
 pub mod path;
 
 pub mod authn;
@@ -16,7 +17,7 @@ pub mod revocation;
 mod descriptors;
 mod invalid;
 
-pub use descriptors::descriptor_pool;
+pub use descriptors::{descriptor_pool, json};
 pub use invalid::Invalid;
 pub use resource_type::{ResourceType, Role};
 

@@ -1,7 +1,11 @@
 //! Paths, as policies name them and as requests carry them. Both sidecars read a path with this one parser,
 //! so that they cannot disagree about what it is.
 
-use std::fmt;
+mod template;
+
+use std::{borrow::Cow, fmt};
+
+pub use template::{PathTemplate, Segment};
 
 use crate::Invalid;
 
@@ -132,6 +136,19 @@ impl<'a> RequestPath<'a> {
     pub fn as_str(self) -> &'a str {
         self.0
     }
+
+    /// What stands between the slashes, decoded once. A slash at the end makes an empty one; so does the path `/`.
+    pub fn segments(self) -> impl Iterator<Item = Cow<'a, str>> {
+        self.0[1..].split('/').map(decoded)
+    }
+}
+
+/// A segment as an upstream reads it: `%40` is `@`. Nothing in it can be a slash, and all of it is UTF-8.
+pub fn decoded(segment: &str) -> Cow<'_, str> {
+    if !segment.contains('%') {
+        return Cow::Borrowed(segment);
+    }
+    Cow::Owned(String::from_utf8_lossy(&decoded_bytes(segment)).into_owned())
 }
 
 /// Every `%` is followed by two hex digits here.
@@ -139,14 +156,18 @@ fn decodes_to_utf8(path: &str) -> bool {
     if !path.contains('%') {
         return true;
     }
-    let mut parts = path.split('%');
+    std::str::from_utf8(&decoded_bytes(path)).is_ok()
+}
+
+fn decoded_bytes(text: &str) -> Vec<u8> {
+    let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
         let (code, rest) = part.split_at_checked(2).unwrap_or((part, ""));
         bytes.extend(u8::from_str_radix(code, 16));
         bytes.extend_from_slice(rest.as_bytes());
     }
-    std::str::from_utf8(&bytes).is_ok()
+    bytes
 }
 
 #[cfg(test)]

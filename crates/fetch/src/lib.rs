@@ -5,8 +5,9 @@ mod fetcher;
 mod freshness;
 pub mod networks;
 
+pub use api::network::{InvalidNetwork, Network};
 pub use fetcher::{Answer, FetchError, Fetcher, InvalidCa, Limits};
-pub use networks::{Allowed, InvalidNetwork, Network};
+pub use networks::Allowed;
 pub use reqwest::Url;
 
 #[cfg(test)]

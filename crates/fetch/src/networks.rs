@@ -1,86 +1,12 @@
 //! Which addresses may be asked: those of the public internet, and those that operators allow. Pure.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A block of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    first: IpAddr,
-    prefix: u8,
-}
-
-/// A text that is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a network such as 10.0.0.0/8 or fd00::/8, {rule}, got {text:?}")]
-pub struct InvalidNetwork {
-    text: String,
-    rule: &'static str,
-}
+use api::network::Network;
 
 /// The networks that operators allow, beside the public internet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allowed(Vec<Network>);
-
-impl FromStr for Network {
-    type Err = InvalidNetwork;
-
-    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let refuse = |rule| InvalidNetwork { text: text.to_owned(), rule };
-        let (address, prefix) = text.split_once('/').ok_or_else(|| refuse("with its length"))?;
-        let first: IpAddr = address.parse().map_err(|_| refuse("beginning with an address"))?;
-        let is_mapped = matches!(first, IpAddr::V6(six) if six.to_ipv4_mapped().is_some());
-        if is_mapped {
-            return Err(refuse("written as IPv4 where it is"));
-        }
-        let is_number = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
-        let prefix: u8 =
-            prefix.parse().ok().filter(|_| is_number).ok_or_else(|| refuse("with its length"))?;
-        if prefix > width(first) {
-            return Err(refuse("at most /32 or /128"));
-        }
-        let network = Self { first, prefix };
-        if masked(first, prefix) != bits(first) {
-            // One of the two is a mistake, and nobody can say which.
-            return Err(refuse("with no bits behind its length"));
-        }
-        Ok(network)
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.first, self.prefix)
-    }
-}
-
-impl Network {
-    /// Whether an address is in it. IPv4 addresses that are written as IPv6 are IPv4.
-    pub fn holds(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        address.is_ipv4() == self.first.is_ipv4() && masked(address, self.prefix) == bits(self.first)
-    }
-}
-
-fn width(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(four) => u128::from(u32::from(four)),
-        IpAddr::V6(six) => u128::from(six),
-    }
-}
-
-fn masked(address: IpAddr, prefix: u8) -> u128 {
-    // A shift by all bits is none.
-    let behind = u32::from(width(address) - prefix.min(width(address)));
-    bits(address).checked_shr(behind).unwrap_or(0).checked_shl(behind).unwrap_or(0)
-}
 
 impl Allowed {
     /// These networks.
@@ -145,7 +71,7 @@ fn inside(address: IpAddr) -> Option<&'static str> {
 
 fn inside_v4(address: Ipv4Addr) -> Option<&'static str> {
     INSIDE_V4.iter().find_map(|(first, prefix, what)| {
-        let network = Network { first: IpAddr::V4(Ipv4Addr::from(*first)), prefix: *prefix };
+        let network = Network::new(IpAddr::V4(Ipv4Addr::from(*first)), *prefix);
         network.holds(IpAddr::V4(address)).then_some(*what)
     })
 }
@@ -165,7 +91,7 @@ fn inside_v6(address: Ipv6Addr) -> Option<&'static str> {
         _ => {}
     }
     INSIDE_V6.iter().find_map(|(first, prefix, what)| {
-        let network = Network { first: IpAddr::V6(Ipv6Addr::from(*first)), prefix: *prefix };
+        let network = Network::new(IpAddr::V6(Ipv6Addr::from(*first)), *prefix);
         network.holds(IpAddr::V6(address)).then_some(*what)
     })
 }
@@ -291,27 +217,5 @@ mod tests {
             assert!(allowed.denies(address.parse().unwrap()).is_some(), "{address}");
         }
         assert!(!allowed.lists("1.1.1.1".parse().unwrap()), "public, and not listed");
-    }
-
-    #[test]
-    fn a_network_is_an_address_and_a_length() {
-        for good in ["0.0.0.0/0", "::/0", "127.0.0.1/32", "::1/128", "10.0.0.0/8"] {
-            assert_eq!(good.parse::<Network>().unwrap().to_string(), good);
-        }
-        assert!("0.0.0.0/0".parse::<Network>().unwrap().holds("9.9.9.9".parse().unwrap()));
-        assert!(!"0.0.0.0/0".parse::<Network>().unwrap().holds("::1".parse().unwrap()));
-        for (bad, rule) in [
-            ("10.0.0.0", "with its length"),
-            ("10.0.0.0/", "with its length"),
-            ("10.0.0.0/+8", "with its length"),
-            ("10.0.0.0/33", "at most /32"),
-            ("::/129", "at most /32 or /128"),
-            ("10.0.0.1/8", "with no bits behind its length"),
-            ("localhost/8", "beginning with an address"),
-            ("::ffff:10.0.0.0/104", "written as IPv4"),
-        ] {
-            let error = bad.parse::<Network>().unwrap_err().to_string();
-            assert!(error.contains(rule) && error.contains(bad), "{error}");
-        }
     }
 }

@@ -14,6 +14,6 @@ pub mod testing;
 pub use keys::Keys;
 pub use proof::{InvalidProof, PROOF_WINDOW_SECS, Proof, Proven, prove};
 pub use token::{
-    Confirmation, InvalidToken, LEEWAY_SECS, Refusal, Thumbprint, Token, Verified, claims_of, thumbprint,
-    verify,
+    Carried, Confirmation, InvalidToken, LEEWAY_SECS, Refusal, Thumbprint, Token, Verified, carried,
+    claims_of, thumbprint, verify,
 };

@@ -88,7 +88,14 @@ pub fn read_by(jwks: &str, issuer: &str, audience: &str, token: &str, now: u64) 
 pub fn method() -> Jwt {
     let algorithms = vec![Algorithm::ES256, Algorithm::RS256];
     let (tenant_claim, groups_claim) = (None, None);
-    Jwt { issuer: ISSUER.into(), audiences: vec!["hello".into()], algorithms, tenant_claim, groups_claim }
+    Jwt {
+        issuer: ISSUER.into(),
+        audiences: vec!["hello".into()],
+        algorithms,
+        tenant_claim,
+        groups_claim,
+        claims: Vec::new(),
+    }
 }
 
 pub fn claims() -> Value {

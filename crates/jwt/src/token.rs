@@ -41,7 +41,12 @@ pub struct Verified {
     pub session: Option<String>,
     /// What its bearer has to prove beside.
     pub confirmation: Confirmation,
+    /// Those that the method carries.
+    pub claims: Carried,
 }
+
+/// Claims that authorization is told, with their values as texts.
+pub type Carried = Vec<(String, Vec<String>)>;
 
 /// `cnf` (RFC 7800): what only the one that a token was issued to can show. All that is here must be shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,6 +130,8 @@ const MAX_KID_BYTES: usize = 256;
 const MAX_TEXT_BYTES: usize = 2 * 1024;
 /// A bearer of more is better described by a reference.
 const MAX_GROUPS: usize = 256;
+/// Of the values of all claims that are carried: they are remembered, and travel with each request.
+const MAX_CARRIED_BYTES: usize = 2 * 1024;
 /// Between the issuer's clock and ours.
 pub const LEEWAY_SECS: f64 = 30.0;
 
@@ -260,6 +267,7 @@ impl<'t> Token<'t> {
         Ok(Verified {
             tenant: tenant.map(one_text).transpose()?,
             groups: groups.map(all_texts).transpose()?.unwrap_or_default(),
+            claims: carried(&self.json, &method.claims)?,
             ..self.verified(subject)?
         })
     }
@@ -433,6 +441,45 @@ fn all_texts(value: Value) -> Result<Vec<String>, InvalidToken> {
         Value::Array(values) if values.len() <= MAX_GROUPS => values.into_iter().map(one_text).collect(),
         Value::String(_) => Ok(vec![one_text(value)?]),
         _ => Err(InvalidToken::Claims),
+    }
+}
+
+/// Claims of these names, of a JSON object in which no name stands twice. One that is absent, null or empty has no values.
+///
+/// # Errors
+/// It is none, or one of them is neither a text, a number, a truth nor a list of these, or they are too long.
+pub fn carried(json: &[u8], names: &[String]) -> Result<Carried, InvalidToken> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let OnlyOnce(mut claims) = read_json(json)?;
+    let (mut carried, mut bytes) = (Vec::with_capacity(names.len()), 0);
+    for name in names {
+        let values = match claims.remove(name) {
+            None => continue,
+            Some(Value::Array(values)) => values,
+            Some(one) => vec![one],
+        };
+        let values = values.into_iter().filter_map(as_text).collect::<Result<Vec<_>, _>>()?;
+        bytes += values.iter().map(String::len).sum::<usize>();
+        if bytes > MAX_CARRIED_BYTES || values.len() > MAX_GROUPS {
+            return Err(InvalidToken::Claims);
+        }
+        if !values.is_empty() {
+            carried.push((name.clone(), values));
+        }
+    }
+    Ok(carried)
+}
+
+/// What rules compare; nothing of nothing.
+fn as_text(value: Value) -> Option<Result<String, InvalidToken>> {
+    match value {
+        Value::Null => None,
+        Value::String(text) if text.is_empty() => None,
+        Value::Bool(truth) => Some(Ok(truth.to_string())),
+        Value::Number(number) => Some(Ok(number.to_string())),
+        other => Some(one_text(other)),
     }
 }
 

@@ -3,6 +3,8 @@
 //! An empty answer means ALLOW to Envoy, and so does a status 0 with a denied body. So a [`CheckResponse`] is
 //! made here and nowhere else, from a [`Decision`] that has no default.
 
+use std::net::IpAddr;
+
 use api::authn::PolicyId;
 use envoy_types::pb::{
     envoy::{
@@ -22,6 +24,9 @@ use tonic::Code;
 
 /// The namespace of all dynamic metadata of `ext_authz`, whatever its filters are called.
 pub const METADATA_NAMESPACE: &str = "envoy.filters.http.ext_authz";
+
+/// The header in which the listener says where the client is.
+const ADDRESS: &str = "x-gatehouse-address";
 
 /// What Envoy tells of a request.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +60,20 @@ impl<'a> Facts<'a> {
     /// `http` or `https`.
     pub fn scheme(&self) -> &'a str {
         &self.http.scheme
+    }
+
+    /// Where the client is, as Envoy knows it: it knows through how many trusted proxies a request comes, and says so in
+    /// a header that clients cannot set. `None` where its listener does not.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.header(ADDRESS).as_slice() {
+            [address] => std::str::from_utf8(address).ok()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// When the request came, in whole seconds since the epoch.
+    pub fn time(&self) -> Option<i64> {
+        Some(self.check.attributes.as_ref()?.request.as_ref()?.time.as_ref()?.seconds)
     }
 
     /// What the client has shown in the TLS handshake and Envoy has checked: PEM, percent-encoded. Empty without one,
@@ -115,6 +134,8 @@ pub trait Fields {
     fn number(&self, key: &str) -> Option<f64>;
     /// A list of texts; others in it are left out.
     fn texts(&self, key: &str) -> Vec<&str>;
+    /// Lists of texts, by their names.
+    fn lists(&self, key: &str) -> Vec<(&str, Vec<&str>)>;
 }
 
 impl Fields for Struct {
@@ -145,6 +166,13 @@ impl Fields for Struct {
             _ => None,
         });
         texts.collect()
+    }
+
+    fn lists(&self, key: &str) -> Vec<(&str, Vec<&str>)> {
+        let Some(Kind::StructValue(all)) = self.fields.get(key).and_then(|value| value.kind.as_ref()) else {
+            return Vec::new();
+        };
+        all.fields.keys().map(|name| (name.as_str(), all.texts(name))).collect()
     }
 }
 
@@ -215,8 +243,18 @@ impl Record {
 
     /// Adds a list of texts.
     pub fn texts<'a>(mut self, key: &'static str, texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let values = texts.into_iter().map(|text| value(Kind::StringValue(text.to_owned()))).collect();
-        self.fields.push((key, value(Kind::ListValue(ListValue { values }))));
+        self.fields.push((key, list(texts)));
+        self
+    }
+
+    /// Adds lists of texts, by their names.
+    pub fn lists<'a, T: IntoIterator<Item = &'a str>>(
+        mut self,
+        key: &'static str,
+        lists: impl IntoIterator<Item = (&'a str, T)>,
+    ) -> Self {
+        let fields = lists.into_iter().map(|(name, texts)| (name.to_owned(), list(texts))).collect();
+        self.fields.push((key, value(Kind::StructValue(Struct { fields }))));
         self
     }
 
@@ -234,6 +272,11 @@ impl Record {
         let own = value(Kind::StructValue(Struct { fields }));
         Struct { fields: [(self.key.to_owned(), own)].into() }
     }
+}
+
+fn list<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
+    let values = texts.into_iter().map(|text| value(Kind::StringValue(text.to_owned()))).collect();
+    value(Kind::ListValue(ListValue { values }))
 }
 
 fn value(kind: Kind) -> Value {
@@ -374,7 +417,9 @@ mod tests {
 
     #[test]
     fn a_record_lies_under_its_sidecars_key() {
-        let written = record().text("sub", "alice").texts("scopes", ["a", "b"]).into_struct();
+        let lists = [("department", ["sales", "it"])];
+        let written = record().text("sub", "alice").texts("scopes", ["a", "b"]).lists("claims", lists);
+        let written = written.into_struct();
         let check = CheckRequest {
             attributes: Some(envoy_types::pb::envoy::service::auth::v3::AttributeContext {
                 request: Some(envoy_types::pb::envoy::service::auth::v3::attribute_context::Request {

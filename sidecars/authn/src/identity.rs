@@ -1,8 +1,9 @@
 //! Who sends a request, whichever way it was proven.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use api::authn::PolicyId;
+use jwt::Carried;
 use sidecar::ext_authz::Record;
 
 use crate::revocations::TokenFacts;
@@ -71,14 +72,16 @@ pub(crate) struct Texts<'a> {
     pub(crate) session: &'a str,
     /// The id of the credential itself, where it has one that is not secret.
     pub(crate) credential: &'a str,
+    /// A line for each value of each claim that is carried: its name, a tab, the value. Control characters are in neither.
+    pub(crate) claims: &'a str,
 }
 
-const PARTS: usize = 7;
+const PARTS: usize = 8;
 
 impl Identity {
     pub(crate) fn new(kind: Kind, texts: Texts<'_>) -> Self {
-        let Texts { subject, tenant, scopes, groups, token, session, credential } = texts;
-        let parts = [subject, tenant, scopes, groups, token, session, credential];
+        let Texts { subject, tenant, scopes, groups, token, session, credential, claims } = texts;
+        let parts = [subject, tenant, scopes, groups, token, session, credential, claims];
         let (mut all, mut ends) =
             (String::with_capacity(parts.iter().map(|part| part.len()).sum()), [0; PARTS]);
         for (part, end) in parts.into_iter().zip(&mut ends) {
@@ -127,6 +130,7 @@ impl Identity {
             token: next(),
             session: next(),
             credential: next(),
+            claims: next(),
         }
     }
 
@@ -172,6 +176,9 @@ impl Identity {
         if !texts.credential.is_empty() {
             record = record.text("cred_id", texts.credential);
         }
+        if !texts.claims.is_empty() {
+            record = record.lists("claims", claims(texts.claims));
+        }
         record
     }
 
@@ -198,6 +205,22 @@ impl Identity {
         }
         headers
     }
+}
+
+/// Claims as one text, as an identity holds them.
+pub(crate) fn carried(claims: &Carried) -> String {
+    let lines =
+        claims.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}\t{value}")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The values of each claim, by its name.
+fn claims(carried: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut claims: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, value) in carried.split('\n').filter_map(|line| line.split_once('\t')) {
+        claims.entry(name).or_default().push(value);
+    }
+    claims
 }
 
 /// What authorization goes by on paths that need no credential: the policy of this very route says which these are.
@@ -253,6 +276,18 @@ mod tests {
         assert_eq!(of("alice", "acme", "a\nb"), ["alice", "acme", "a\nb", ""]);
         assert_eq!(of("alic", "eacme", ""), ["alic", "eacme", "", ""]);
         assert_eq!(of("ä", "", "ö"), ["ä", "", "ö", ""]);
+    }
+
+    #[test]
+    fn claims_that_are_carried_are_told_by_their_names() {
+        let all = vec![
+            ("department".to_owned(), vec!["sales".to_owned(), "it = on".to_owned()]),
+            ("level".to_owned(), vec!["3".to_owned()]),
+        ];
+        let text = carried(&all);
+        let told = claims(&text);
+        assert_eq!((&told["department"], &told["level"]), (&vec!["sales", "it = on"], &vec!["3"]));
+        assert!(claims("").is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use jwt::{Confirmation, Thumbprint};
 use serde::Deserialize;
 
 use crate::{
-    identity::{Identity, Kind, Texts},
+    identity::{Identity, Kind, Texts, carried},
     jwt::bearer,
     method::{Credential, Method, Outcome, Place, Proven, Stop, boxed},
     state::Snapshot,
@@ -82,7 +82,8 @@ pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Prove
     // The reader would take the fields from an array too, by their order, and pass over bytes that are no text in fields
     // that are of no interest to it.
     let text = std::str::from_utf8(body).ok().filter(|text| text.trim_ascii_start().starts_with('{'));
-    let answer: Answer = serde_json::from_str(text.ok_or(UNREADABLE)?).map_err(|_| UNREADABLE)?;
+    let text = text.ok_or(UNREADABLE)?;
+    let answer: Answer = serde_json::from_str(text).map_err(|_| UNREADABLE)?;
     if !answer.active {
         return Err(Stop::Invalid("the token is not active"));
     }
@@ -106,6 +107,8 @@ pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Prove
     // A client that acts for itself is its own subject.
     let subject = answer.sub.as_deref().or(answer.client_id.as_deref()).unwrap_or_default();
     let (tenant, groups) = (answer.tenant.as_deref().unwrap_or_default(), answer.groups.join("\n"));
+    let claims = jwt::carried(text.as_bytes(), &asked.claims).map_err(|_| UNREADABLE)?;
+    let claims = carried(&claims);
     let texts = Texts {
         subject,
         tenant,
@@ -114,6 +117,7 @@ pub(crate) fn read(asked: &Introspection, body: &[u8], now: f64) -> Result<Prove
         token: answer.jti.as_deref().unwrap_or_default(),
         session: answer.sid.as_deref().unwrap_or_default(),
         credential: "",
+        claims: &claims,
     };
     let is_text = |text: &str| text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control);
     let all = [subject, tenant, texts.scopes, texts.token, texts.session];
@@ -154,6 +158,7 @@ mod tests {
             issuer: "https://id.example.test/".into(),
             audiences: vec!["hello".into()],
             cache: Duration::from_secs(30),
+            claims: vec!["department".into()],
         }
     }
 
@@ -173,6 +178,10 @@ mod tests {
         let proven = read(&asked(), answer().to_string().as_bytes(), NOW).unwrap();
         let Texts { subject, scopes, .. } = proven.identity.texts();
         assert_eq!((subject, scopes, proven.until), ("alice", "read write", NOW + 20.0));
+        let mut of_department = answer();
+        of_department["department"] = json!(["sales", 7]);
+        let proven = read(&asked(), of_department.to_string().as_bytes(), NOW).unwrap();
+        assert_eq!(proven.identity.texts().claims, "department\tsales\ndepartment\t7");
         let mut long = answer();
         long["exp"] = json!(NOW + 1_000.0);
         let until = read(&asked(), long.to_string().as_bytes(), NOW).unwrap().until;
@@ -210,6 +219,7 @@ mod tests {
             ("scope", json!(["a"])),
             ("exp", json!("1")),
             ("groups", json!(["a\nb"])),
+            ("department", json!({"a": "b"})),
         ] {
             refused(name, value, &fault);
         }

@@ -6,7 +6,7 @@ use api::authn::Jwt;
 use jwt::{InvalidToken, Keys, Verified};
 
 use crate::{
-    identity::{Identity, Kind, Texts},
+    identity::{Identity, Kind, Texts, carried},
     learned::{From, Wanted},
     method::{Credential, Method, Outcome, Place, Proven, Stop},
     state::Snapshot,
@@ -93,7 +93,7 @@ pub(crate) fn by_keys(
 
 /// Whoever a token speaks of.
 pub(crate) fn identity(kind: Kind, token: &Verified, issuer: Arc<str>) -> Identity {
-    let groups = token.groups.join("\n");
+    let (groups, claims) = (token.groups.join("\n"), carried(&token.claims));
     let texts = Texts {
         subject: &token.subject,
         tenant: token.tenant.as_deref().unwrap_or_default(),
@@ -102,6 +102,7 @@ pub(crate) fn identity(kind: Kind, token: &Verified, issuer: Arc<str>) -> Identi
         token: token.id.as_deref().unwrap_or_default(),
         session: token.session.as_deref().unwrap_or_default(),
         credential: "",
+        claims: &claims,
     };
     Identity::new(kind, texts).by(issuer).between(token.issued_at, Some(token.expires))
 }

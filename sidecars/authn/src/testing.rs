@@ -61,6 +61,7 @@ fn rule() -> pb::authn::Jwt {
         issuer: ISSUER.into(),
         audiences: vec!["hello".into()],
         algorithms: vec!["ES256".into()],
+        claims: vec!["department".into()],
         ..Default::default()
     }
 }
@@ -98,6 +99,7 @@ pub fn policies() -> Vec<pb::authn::Policy> {
         issuer: "https://opaque.example.test/".into(),
         audiences: vec!["hello".into()],
         cache_secs: 30,
+        claims: vec!["department".into()],
     };
     [
         ("jwt", vec![bearer()], vec![]),
@@ -408,6 +410,7 @@ pub fn introspected(bytes: &[u8]) {
         issuer: ISSUER.into(),
         audiences: vec!["hello".into()],
         cache: std::time::Duration::from_secs(30),
+        claims: vec!["department".into()],
     };
     let Ok(proven) = introspection::read(&asked, bytes, NOW) else { return };
     let text = std::str::from_utf8(bytes).expect("what is believed is text");

@@ -231,6 +231,7 @@ pub(crate) mod tests {
             algorithms: vec![Algorithm::ES256],
             tenant_claim: None,
             groups_claim: None,
+            claims: Vec::new(),
         };
         jwt::verify(token, &[&method], |_| Some(&keys), now)
     }

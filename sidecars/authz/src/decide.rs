@@ -1,13 +1,11 @@
 //! One request, one decision. Pure.
 
-use std::collections::HashSet;
-
 use api::{
     authn::PolicyId,
-    authz::{Effect, Mode},
+    authz::{Effect, Mode, Moment},
 };
 use envoy_types::pb::google::protobuf::Struct;
-use policy::{Decided, Request, Rules};
+use policy::{Decided, Identity, Request, Rules};
 use sidecar::ext_authz::{Decision, Facts, Fields as _, Record};
 use xds::Table;
 
@@ -29,12 +27,34 @@ pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<Rules>) -> (Decision, D
         let description = "authentication has not decided about this request".into();
         return (Decision::Fault { description }, DecisionResult::NotAuthenticated);
     };
-    let scopes: HashSet<&str> = identity.texts("scopes").into_iter().collect();
-    let authenticated = identity.text("sub").is_some_and(|subject| !subject.is_empty());
-    let open = identity.is_true("open");
-    let request =
-        Request { method: facts.method(), path: facts.path(), open, authenticated, scopes: &scopes };
-    answer(&id, &rules.decide(request))
+    let (address, time) = (facts.address(), facts.time());
+    let matcher = rules.matcher();
+    if (matcher.needs_address() && address.is_none()) || (matcher.needs_time() && time.is_none()) {
+        let description = "the listener does not tell where the client is, or when".into();
+        return (Decision::Fault { description }, DecisionResult::UnknownFacts);
+    }
+    let text = |key| identity.text(key).unwrap_or_default();
+    let (scopes, groups) = (identity.texts("scopes"), identity.texts("groups"));
+    let claims = identity.lists("claims");
+    let who = Identity {
+        subject: text("sub"),
+        issuer: text("iss"),
+        tenant: text("tenant"),
+        method: text("method"),
+        scopes: &scopes,
+        groups: &groups,
+        claims: &claims,
+    };
+    let request = Request {
+        method: facts.method(),
+        host: facts.host(),
+        path: facts.path(),
+        address,
+        time: Moment(time.unwrap_or_default()),
+        open: identity.is_true("open"),
+        identity: (!who.subject.is_empty()).then_some(who),
+    };
+    answer(&id, &rules.decide(&request))
 }
 
 /// Whether authentication decided, and by a policy of this very instance: a route can have one of its own.
@@ -107,20 +127,33 @@ mod tests {
     use super::*;
 
     fn policies(mode: pb::authz::Mode) -> Table<Rules> {
-        let rule = pb::authz::Rule {
-            id: "rule-0".into(),
-            methods: vec!["GET".into()],
-            paths: vec!["/".into()],
-            scopes: vec!["read:hello".into()],
+        let texts = |text: &str| vec![text.to_owned()];
+        let rule = |id: &str, effect: pb::authz::Effect| pb::authz::Rule {
+            id: id.into(),
+            effect: effect.into(),
+            ..Default::default()
         };
+        let reads = pb::authz::Rule {
+            methods: texts("GET"),
+            scopes: texts("read:hello"),
+            ..rule("rule-0", pb::authz::Effect::Allow)
+        };
+        let of_department = pb::authz::Rule {
+            paths: texts("/sales"),
+            claims: vec![pb::authz::Claim { name: "department".into(), values: texts("sales") }],
+            ..rule("rule-1", pb::authz::Effect::Allow)
+        };
+        let outside =
+            pb::authz::Rule { networks: texts("203.0.113.0/24"), ..rule("rule-2", pb::authz::Effect::Deny) };
         let wire = pb::authz::Policy {
             name: "i-1@3".into(),
             policy: "i-1".into(),
             rev: 3,
-            default_effect: 0,
-            allow: vec![rule],
+            rules: vec![reads, of_department, outside],
             mode: mode.into(),
-            anonymous: vec!["/healthz".into()],
+            anonymous: texts("/healthz"),
+            claims: texts("department"),
+            ..Default::default()
         };
         let mut table = Table::default();
         table.insert("i-1@3".into(), Rules::new(wire.try_into().unwrap()));
@@ -139,6 +172,7 @@ mod tests {
         }
         if let Some(subject) = subject {
             record = record.text("sub", subject).texts("scopes", scopes.iter().copied());
+            record = record.lists("claims", [("department", [subject])]);
         }
         let response = Decision::Allow { record, headers: Vec::new(), remove: Vec::new() }.answer("");
         response.dynamic_metadata.unwrap()
@@ -150,7 +184,20 @@ mod tests {
         path: &str,
         authn: Option<Struct>,
     ) -> (u16, DecisionResult) {
-        let http = HttpRequest { method: method.into(), path: path.into(), ..Default::default() };
+        from(Some("10.1.2.3"), mode, method, path, authn)
+    }
+
+    /// From this address.
+    fn from(
+        address: Option<&str>,
+        mode: pb::authz::Mode,
+        method: &str,
+        path: &str,
+        authn: Option<Struct>,
+    ) -> (u16, DecisionResult) {
+        let headers = address.map(|address| ("x-gatehouse-address".to_owned(), address.to_owned()));
+        let headers = headers.into_iter().collect();
+        let http = HttpRequest { method: method.into(), path: path.into(), headers, ..Default::default() };
         let metadata = authn.map(|authn| Metadata {
             filter_metadata: [(METADATA_NAMESPACE.to_owned(), authn)].into(),
             ..Default::default()
@@ -179,6 +226,26 @@ mod tests {
         let alice = authn(3, Some("alice"), &["read:hello"]);
         assert_eq!(check(ENFORCE, "GET", "/x", Some(alice.clone())), (200, DecisionResult::Allowed));
         assert_eq!(check(ENFORCE, "POST", "/x", Some(alice)), (403, DecisionResult::Denied));
+    }
+
+    #[test]
+    fn claims_are_those_that_authentication_has_carried() {
+        let sales = authn(3, Some("sales"), &[]);
+        assert_eq!(check(ENFORCE, "GET", "/sales", Some(sales)), (200, DecisionResult::Allowed));
+        let other = authn(3, Some("it"), &[]);
+        assert_eq!(check(ENFORCE, "GET", "/sales", Some(other)), (403, DecisionResult::Denied));
+    }
+
+    #[test]
+    fn a_client_that_is_nowhere_is_neither_allowed_nor_denied() {
+        let alice = || Some(authn(3, Some("alice"), &["read:hello"]));
+        let of = |address| from(address, ENFORCE, "GET", "/", alice());
+        assert_eq!(of(Some("10.1.2.3")), (200, DecisionResult::Allowed));
+        assert_eq!(of(Some("203.0.113.9")), (403, DecisionResult::Denied));
+        assert_eq!(of(Some("::ffff:203.0.113.9")), (403, DecisionResult::Denied));
+        for unknown in [None, Some(""), Some("10.1.2.3, 203.0.113.9")] {
+            assert_eq!(of(unknown), (503, DecisionResult::UnknownFacts), "{unknown:?}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) enum DecisionResult {
     UnknownPolicy,
     /// Authentication has not decided, or about another policy.
     NotAuthenticated,
+    /// The policy asks for something that the listener does not tell.
+    UnknownFacts,
 }
 
 impl Metrics {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::https;
+use super::{carried_claims, https};
 use crate::{Invalid, pb};
 
 /// Who is asked about a token, and what is believed of the answer.
@@ -20,6 +20,8 @@ pub struct Introspection {
     pub audiences: Vec<String>,
     /// How long an answer is believed.
     pub cache: Duration,
+    /// What authorization is told beside.
+    pub claims: Vec<String>,
 }
 
 impl fmt::Debug for Introspection {
@@ -54,6 +56,7 @@ impl TryFrom<pb::authn::Introspection> for Introspection {
             issuer,
             audiences: wire.audiences,
             cache: Duration::from_secs(wire.cache_secs.into()),
+            claims: carried_claims(wire.claims)?,
         })
     }
 }

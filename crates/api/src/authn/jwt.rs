@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{https, some_audiences};
+use super::{carried_claims, https, some_audiences};
 use crate::{Invalid, pb};
 
 /// What a token must say to be accepted.
@@ -18,6 +18,8 @@ pub struct Jwt {
     pub tenant_claim: Option<String>,
     /// The claim that lists groups, where it is not `groups`.
     pub groups_claim: Option<String>,
+    /// What authorization is told beside.
+    pub claims: Vec<String>,
 }
 
 /// The asymmetric algorithms of RFC 7518 section 3.1 and RFC 8037 that we verify.
@@ -107,7 +109,8 @@ impl TryFrom<pb::authn::Jwt> for Jwt {
         }
         let named = |claim: String| Some(claim).filter(|claim| !claim.is_empty());
         let (tenant_claim, groups_claim) = (named(wire.tenant_claim), named(wire.groups_claim));
-        Ok(Self { issuer, audiences, algorithms, tenant_claim, groups_claim })
+        let claims = carried_claims(wire.claims)?;
+        Ok(Self { issuer, audiences, algorithms, tenant_claim, groups_claim, claims })
     }
 }
 

@@ -201,6 +201,32 @@ fn a_token_for_another_purpose_is_refused() {
 }
 
 #[test]
+fn claims_that_a_method_carries_become_texts() {
+    let names: Vec<_> = ["department", "level", "is_staff", "none"].map(str::to_owned).into();
+    let read = |json: &str| carried(json.as_bytes(), &names);
+    let good =
+        read(r#"{"department": ["sales", "it", ""], "level": 3, "is_staff": true, "none": null, "x": {}}"#);
+    let one = |name: &str, values: &[&str]| {
+        (name.to_owned(), values.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        good,
+        Ok(vec![one("department", &["sales", "it"]), one("level", &["3"]), one("is_staff", &["true"])])
+    );
+    for bad in [
+        r#"{"department": {"a": 1}}"#,
+        r#"{"department": [["a"]]}"#,
+        r#"{"department": "a\nb"}"#,
+        r#"{"department": "a", "department": "b"}"#,
+        r#"["department"]"#,
+    ] {
+        assert_eq!(read(bad), Err(InvalidToken::Claims), "{bad}");
+    }
+    let long = format!(r#"{{"department": ["{}", "{}"]}}"#, "a".repeat(1_025), "b".repeat(1_024));
+    assert_eq!(read(&long), Err(InvalidToken::Claims));
+}
+
+#[test]
 fn tenant_and_groups_are_read_where_the_method_says() {
     let mut claims = claims();
     (claims["tenant"], claims["groups"]) = (json!("acme"), json!(["a", "b"]));

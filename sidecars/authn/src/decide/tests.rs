@@ -451,6 +451,7 @@ fn what_names_an_issuer_of_another_method_is_shown_to_no_provider() {
         issuer: "https://login.example.test/".into(),
         audiences: Vec::new(),
         cache_secs: 30,
+        claims: Vec::new(),
     };
     let wire = pb::authn::Policy {
         name: "opaque@3".into(),

@@ -60,6 +60,7 @@ fn by(url: &str) -> Introspection {
         issuer: "https://id.example.test/".into(),
         audiences: Vec::new(),
         cache: Duration::from_secs(30),
+        claims: Vec::new(),
     }
 }
 

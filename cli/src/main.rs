@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 mod audit;
+mod authz;
 mod bind;
 mod broker;
 mod credentials;
@@ -53,6 +54,9 @@ enum Command {
     Diff(explain::DiffArgs),
     /// Show each step of a service's newest operation
     Explain(explain::ExplainArgs),
+    /// Test and explain a service file's rules of authorization, offline
+    #[command(subcommand)]
+    Authz(authz::Command),
     /// Show the plans, and what each allows
     Catalog(explain::CatalogArgs),
     /// Print the JSON Schema of service files, for editors
@@ -100,6 +104,7 @@ async fn main() -> ExitCode {
         Command::Apply(args) => apply::run(args).await,
         Command::Diff(args) => explain::diff(args).await,
         Command::Explain(args) => explain::explain(args).await,
+        Command::Authz(command) => authz::run(&command),
         Command::Catalog(args) => explain::catalog(args).await,
         Command::Schema => explain::schema(),
         Command::Status(args) => status::run(args).await,

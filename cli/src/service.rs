@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use model::{ServiceFile, UpstreamRule};
+use model::{InvalidService, ServiceFile, UpstreamRule};
 use serde_json::Value;
 
 use crate::lines::Lines;
@@ -68,12 +68,24 @@ pub(crate) fn name_of(service: &str) -> anyhow::Result<String> {
 
 /// Reads and checks a service file. Whether loopback upstreams are allowed, the broker knows.
 pub(crate) fn load(path: &Path) -> anyhow::Result<Loaded> {
+    read(path, ServiceFile::parse)
+}
+
+/// The same, but for what becomes of the requests in `authz.tests`.
+pub(crate) fn load_untested(path: &Path) -> anyhow::Result<ServiceFile> {
+    Ok(read(path, ServiceFile::parse_untested)?.service)
+}
+
+fn read(
+    path: &Path,
+    parse: impl Fn(&Value, UpstreamRule) -> Result<ServiceFile, InvalidService>,
+) -> anyhow::Result<Loaded> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     // The generic reader refuses duplicate keys, which JSON would lose.
     let yaml: serde_norway::Value =
         serde_norway::from_str(&text).with_context(|| path.display().to_string())?;
     let parameters = serde_json::to_value(yaml).with_context(|| path.display().to_string())?;
-    let service = ServiceFile::parse(&parameters, UpstreamRule::LoopbackAllowed).map_err(|error| {
+    let service = parse(&parameters, UpstreamRule::LoopbackAllowed).map_err(|error| {
         let lines = Lines::of(&text);
         let told: Vec<_> = error.0.iter().map(|message| lines.told(message)).collect();
         anyhow::anyhow!("{}:\n  {}", path.display(), told.join("\n  "))

@@ -11,7 +11,7 @@ use crate::{
     explain::Field,
     keys::{Held, Key, Keys},
     request::Request,
-    trie::{EntryNumber, Trie},
+    trie::{EntryNumber, Next, Trie},
 };
 
 /// Rules, ready to be asked.
@@ -139,6 +139,8 @@ impl Matcher {
                     }
                     Effect::Deny | Effect::Allow => {}
                 }
+                // A later rule could only be a deny that is not named.
+                if found.deny.is_some_and(|deny| deny <= number) { Next::List } else { Next::One }
             });
         });
         if found.deny.is_some() {
@@ -153,11 +155,14 @@ impl Matcher {
         self.trie.walk(asked.path, &mut |place| {
             place.scoped(&asked.held, |entry| {
                 let number = self.entries[entry].rule;
-                if first.is_none_or(|first| number < first)
-                    && self.matches_but(Some(Field::Scopes), entry, asked)
-                {
-                    first = Some(number);
+                if first.is_some_and(|first| first <= number) {
+                    return Next::List;
                 }
+                if !self.matches_but(Some(Field::Scopes), entry, asked) {
+                    return Next::One;
+                }
+                first = Some(number);
+                Next::List
             });
         });
         first.map(|number| &self.rules[number])
@@ -267,4 +272,79 @@ fn clauses(rule: &Rule, keys: &mut Keys) -> Vec<Clause> {
 fn positions(rule: &Rule, path: &PathTemplate) -> Box<[usize]> {
     let position = |comparison: &Comparison| path.position(&comparison.capture).unwrap_or(usize::MAX);
     rule.comparisons.iter().map(position).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{authz::Moment, pb::authz as wire};
+
+    use super::*;
+    use crate::Identity;
+
+    /// How many rules a request is compared with.
+    fn looked_at(rules: usize, change: impl Fn(usize, &mut wire::Rule)) -> usize {
+        let rule = |number: usize| {
+            let mut rule = wire::Rule { id: format!("r-{number}"), effect: 2, ..Default::default() };
+            change(number, &mut rule);
+            Rule::read(rule, &[]).unwrap()
+        };
+        let matcher = Matcher::new((0..rules).map(rule).collect());
+        let (scopes, groups) = (["read:3"], ["team-3", "team-4", "nobody-has-heard-of-it"]);
+        let identity = Identity {
+            subject: "user-3",
+            method: "jwt",
+            scopes: &scopes,
+            groups: &groups,
+            ..Default::default()
+        };
+        let request = Request {
+            method: "GET",
+            host: "host-3.example.test",
+            path: "/api/3/users/x",
+            address: None,
+            time: Moment(0),
+            open: false,
+            identity: Some(identity),
+        };
+        let (path, mut count) = (RequestPath::parse(request.path).unwrap(), 0);
+        let asked = matcher.asked(&request, path);
+        matcher.trie.walk(path, &mut |place| {
+            place.candidates(&asked.held, |_| {
+                count += 1;
+                Next::One
+            });
+        });
+        assert_eq!(matcher.find(&request, path).allow, Some(3));
+        count
+    }
+
+    #[test]
+    fn a_thousand_rules_are_no_more_to_look_at_than_ten() {
+        type Change = fn(usize, &mut wire::Rule);
+        let rules: [(Change, usize); 6] = [
+            (|number, rule| rule.paths = vec![format!("/api/{number}/users/{{id}}")], 1),
+            (|number, rule| rule.groups = vec![format!("team-{number}")], 2),
+            (|number, rule| rule.scopes = vec![format!("read:{number}")], 1),
+            (|number, rule| rule.hosts = vec![format!("host-{number}.example.test")], 1),
+            (
+                |number, rule| {
+                    let values = vec![format!("user-{number}")];
+                    rule.claims = vec![wire::Claim { name: "sub".into(), values }];
+                },
+                1,
+            ),
+            (
+                |number, rule| {
+                    (rule.methods, rule.auth) = (vec!["GET".into()], vec!["jwt".into()]);
+                    (rule.paths, rule.groups) = (vec!["/api".into()], vec![format!("team-{number}")]);
+                },
+                2,
+            ),
+        ];
+        for (number, (change, expected)) in rules.into_iter().enumerate() {
+            for count in [10, 1_000] {
+                assert_eq!(looked_at(count, change), expected, "{number}: {count}");
+            }
+        }
+    }
 }

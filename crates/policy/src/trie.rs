@@ -15,8 +15,17 @@ use crate::{
     matcher::{Clause, Compiled},
 };
 
-/// Of a rule at one of its paths.
+/// Of a rule at one of its paths; in the order of rules.
 pub(crate) type EntryNumber = usize;
+
+/// What whoever looks at a candidate wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next one of this list.
+    One,
+    /// No later one of this list.
+    List,
+}
 
 /// The tree.
 #[derive(Debug)]
@@ -134,13 +143,13 @@ impl Place {
         self.scoped.keyed.sort_unstable();
     }
 
-    /// All that a request can match; some of them twice.
-    pub(crate) fn candidates(&self, held: &Held, visit: impl FnMut(EntryNumber)) {
+    /// All that a request can match, some of them twice. Of each list in the order of rules, until one wants no more of it.
+    pub(crate) fn candidates(&self, held: &Held, visit: impl FnMut(EntryNumber) -> Next) {
         self.all.candidates(held, visit);
     }
 
-    /// All that allow a request that has the scopes they need.
-    pub(crate) fn scoped(&self, held: &Held, visit: impl FnMut(EntryNumber)) {
+    /// All that allow a request that has the scopes they need, likewise.
+    pub(crate) fn scoped(&self, held: &Held, visit: impl FnMut(EntryNumber) -> Next) {
         self.scoped.candidates(held, visit);
     }
 
@@ -159,16 +168,24 @@ impl Postings {
         }
     }
 
-    fn candidates(&self, held: &Held, mut visit: impl FnMut(EntryNumber)) {
-        self.rest.iter().for_each(|entry| visit(*entry));
+    fn candidates(&self, held: &Held, mut visit: impl FnMut(EntryNumber) -> Next) {
+        list(self.rest.iter().copied(), &mut visit);
         if self.keyed.len() <= held.len() {
             let found = self.keyed.iter().filter(|(key, _)| held.has(*key));
-            return found.for_each(|(_, entry)| visit(*entry));
+            return found.for_each(|(_, entry)| list(std::iter::once(*entry), &mut visit));
         }
         for key in held.iter() {
             let from = self.keyed.partition_point(|(known, _)| known < key);
             let found = self.keyed[from..].iter().take_while(|(known, _)| known == key);
-            found.for_each(|(_, entry)| visit(*entry));
+            list(found.map(|(_, entry)| *entry), &mut visit);
+        }
+    }
+}
+
+fn list(entries: impl Iterator<Item = EntryNumber>, visit: &mut impl FnMut(EntryNumber) -> Next) {
+    for entry in entries {
+        if visit(entry) == Next::List {
+            return;
         }
     }
 }

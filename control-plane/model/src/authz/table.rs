@@ -60,8 +60,8 @@ pub struct AuthzRequest {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, Vec<String>>,
     /// Where the client is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
     /// When it comes: RFC 3339.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub at: String,
@@ -140,12 +140,19 @@ impl AuthzRequest {
                 "claims.{unknown}: a claim that the service's auth carries (`claims: [name]` at its method)"
             ));
         }
-        if rules.matcher().needs_address() && self.address.is_none() {
+        if rules.matcher().needs_address() && self.address.is_empty() {
             return refused("address: where the client is, since rules have `networks`, got nothing");
         }
         if rules.matcher().needs_time() && self.at.is_empty() {
             return refused("at: when the request comes, since rules have `time`, got nothing");
         }
+        let address = match self.address.as_str() {
+            "" => None,
+            text => match text.parse::<IpAddr>() {
+                Ok(address) => Some(address),
+                Err(_) => return refused(&format!("address: an IP address, got {text:?}")),
+            },
+        };
         let time = if self.at.is_empty() { Ok(Moment(0)) } else { Moment::parse(&self.at) };
         let time = time.map_err(|why| InvalidRequest(why.within("at").to_string()))?;
         // Of a host `*.example.test` any name would do.
@@ -170,7 +177,7 @@ impl AuthzRequest {
             method: self.method(),
             host: if self.host.is_empty() { &own } else { &self.host },
             path: &self.path,
-            address: self.address,
+            address,
             time,
             open: service.is_open(&self.path),
             identity: (!is_nobody).then_some(identity),

@@ -168,6 +168,10 @@ fn a_row_that_fails_is_named_with_what_was_decided_and_by_what() {
         "authz.tests[0].request.subject: whose scopes, groups, claims, tenant, issuer or auth these are, got nothing",
     );
     fails(
+        json!({"request": {"path": "/", "address": "10.1.2.300"}, "expect": "deny"}),
+        "authz.tests[0].request.address: an IP address, got \"10.1.2.300\"",
+    );
+    fails(
         json!({"request": {"path": "/", "subject": "a", "claims": {"colour": ["red"]}}, "expect": "deny"}),
         "authz.tests[0].request.claims.colour: a claim that the service's auth carries (`claims: [name]` at its method)",
     );

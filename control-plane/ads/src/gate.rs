@@ -96,12 +96,13 @@ pub(crate) fn gate(
             *clusters_open
         }
         // Routes are the first to go, and nothing goes that one of them still names.
-        // Revocations too: no route names one.
+        // Revocations and guardrails too: no route names one.
         (
             ResourceType::VirtualHost
             | ResourceType::RouteConfig
             | ResourceType::ScopedRoutes
-            | ResourceType::AuthnRevocations,
+            | ResourceType::AuthnRevocations
+            | ResourceType::AuthzGuardrail,
             None,
         )
         | (_, Some(_)) => true,

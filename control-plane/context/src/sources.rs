@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use model::context::Values;
+use model::{context::Values, guardrail};
 use prometheus_client::registry::Registry;
 use runtime::files::FileWatch;
 use tokio::{sync::watch, task::JoinSet};
@@ -51,8 +51,12 @@ impl Sources {
         let metrics = Metrics::default();
         metrics.register(registry.sub_registry_with_prefix("gatehouse_context"));
         let shown = sources.iter().filter(|source| source.is_shown).map(|source| source.name.clone());
+        // Nobody has any where there is no source of them; where there is one, none are known until it was read.
+        let none = || (guardrail::LIST.to_owned(), Arc::new(serde_json::json!([])));
+        let has_guardrails = sources.iter().any(|source| source.name == guardrail::LIST);
+        let first: Values = (!has_guardrails).then(none).into_iter().collect();
         let all = Self {
-            values: watch::Sender::default(),
+            values: watch::Sender::new(Arc::new(first)),
             shown: Arc::new(shown.collect()),
             states: Arc::default(),
             metrics,
@@ -155,7 +159,7 @@ async fn changed(watch: &mut Option<FileWatch>) {
 impl Follower {
     async fn begin(&mut self) {
         if let Some(text) = self.kept.load(&self.source.name)
-            && let Ok(value) = self.source.format.parse(&text)
+            && let Ok(value) = self.read(&text)
         {
             self.all.put(&self.source.name, value);
             self.all.note(&self.source.name, |state| state.freshness = Freshness::Stale);
@@ -202,8 +206,14 @@ impl Follower {
         }
     }
 
-    fn take(&self, text: &str) -> Result<(), String> {
+    /// The value of a text. Guardrails are read as such: a list with a mistake leaves in force what was there before.
+    fn read(&self, text: &str) -> Result<serde_json::Value, String> {
         let value = self.source.format.parse(text)?;
+        if self.source.name == guardrail::LIST { guardrail::shown(&value) } else { Ok(value) }
+    }
+
+    fn take(&self, text: &str) -> Result<(), String> {
+        let value = self.read(text)?;
         let name = &self.source.name;
         self.all.note(name, |state| state.bytes = text.len());
         if self.all.put(name, value) {

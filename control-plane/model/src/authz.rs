@@ -55,6 +55,15 @@ pub enum AuthzMode {
     Shadow,
 }
 
+impl AuthzMode {
+    pub(crate) fn wire(self) -> pb::authz::Mode {
+        match self {
+            Self::Enforce => pb::authz::Mode::Enforce,
+            Self::Shadow => pb::authz::Mode::Shadow,
+        }
+    }
+}
+
 /// A rule: what it matches, and what happens then.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -176,7 +185,8 @@ impl AuthzRule {
         format!("authz.rules[{at}].{}", self.parts().0)
     }
 
-    fn wire(&self, at: usize) -> pb::authz::Rule {
+    /// What the sidecar gets, under this name.
+    pub(crate) fn wire(&self, id: String) -> pb::authz::Rule {
         let (_, effect, what) = self.parts();
         let what = what.clone();
         let claims = what.claims.into_iter().map(|(name, values)| pb::authz::Claim { name, values });
@@ -189,7 +199,7 @@ impl AuthzRule {
             before,
         });
         pb::authz::Rule {
-            id: id(at),
+            id,
             effect: effect.into(),
             methods: what.methods,
             hosts: what.hosts,
@@ -218,10 +228,6 @@ impl ServiceFile {
             AuthzDefault::Allow => pb::authz::Effect::Allow,
             AuthzDefault::Deny => pb::authz::Effect::Deny,
         };
-        let mode = match mode {
-            AuthzMode::Enforce => pb::authz::Mode::Enforce,
-            AuthzMode::Shadow => pb::authz::Mode::Shadow,
-        };
         let routes = self.routes.iter().filter_map(|route| route.auth.as_ref());
         let anonymous: BTreeSet<_> =
             routes.flat_map(|own| &own.anonymous).chain(&self.auth.anonymous).cloned().collect();
@@ -230,8 +236,8 @@ impl ServiceFile {
             policy: policy.to_owned(),
             rev,
             default_effect: default.into(),
-            rules: rules.iter().enumerate().map(|(at, rule)| rule.wire(at)).collect(),
-            mode: mode.into(),
+            rules: rules.iter().enumerate().map(|(at, rule)| rule.wire(id(at))).collect(),
+            mode: mode.wire().into(),
             anonymous: anonymous.into_iter().collect(),
             claims: self.declared_claims(),
         }
@@ -290,7 +296,7 @@ impl ServiceFile {
 
     fn broken_rule(&self, at: usize, rule: &AuthzRule, claims: &[String]) -> Vec<String> {
         let (field, what) = (rule.field(at), rule.parts().2);
-        let refused = Rule::read(rule.wire(at), claims).err();
+        let refused = Rule::read(rule.wire(id(at)), claims).err();
         let mut broken: Vec<_> =
             refused.map(|why| format!("{field}.{}", place(what, &why.to_string()))).into_iter().collect();
         let own: Vec<_> =

@@ -15,6 +15,7 @@ pub mod controls;
 pub mod drift;
 pub mod faults;
 pub mod fleet;
+pub mod guardrail;
 pub mod revocation;
 
 pub mod context;

@@ -276,6 +276,9 @@ fn check_ours(kind: ResourceType, body: &[u8]) -> Result<(), String> {
         ResourceType::AuthzPolicy => {
             pb::authz::Policy::decode(body).map(|wire| api::authz::Policy::try_from(wire).err())
         }
+        ResourceType::AuthzGuardrail => {
+            pb::authz::Guardrail::decode(body).map(|wire| api::authz::Guardrail::try_from(wire).err())
+        }
         ResourceType::AuthnKeySet => {
             pb::authn::KeySet::decode(body).map(|wire| api::key_set::KeySet::try_from(wire).err())
         }
@@ -442,6 +445,11 @@ resources:
             "authn_revocations",
             "resources:\n- {name: a, expires: 9, subject: {issuer: 'https://x', sub: s}}\n",
             "t.yaml: resources[0].subject.since: seconds since the epoch, up to the year 9999, got \"0\"",
+        );
+        check(
+            "authz_guardrails",
+            "resources:\n- {name: a, deny: {id: a, effect: EFFECT_ALLOW}}\n",
+            "t.yaml: resources[0].deny.effect: EFFECT_DENY, got \"EFFECT_ALLOW\"",
         );
     }
 

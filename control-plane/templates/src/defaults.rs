@@ -12,6 +12,7 @@ defaults![
     "authn_policies.yaml",
     "authn_identity_keys.yaml",
     "authn_revocations.yaml",
+    "authz_guardrails.yaml",
     "authz_policies.yaml",
     "clusters.yaml",
     "edge_clusters.yaml",

@@ -2,11 +2,13 @@
 //! How it decides stands in the crate `policy`.
 
 mod comparison;
+mod guardrail;
 mod host;
 mod rule;
 mod time;
 
 pub use comparison::{Compared, Comparison};
+pub use guardrail::Guardrail;
 pub use host::HostPattern;
 pub use rule::{ClaimRule, METHODS_OF_AUTHENTICATION, OWN_CLAIMS, Rule};
 pub use time::{Hours, Moment, TimeRule};
@@ -70,17 +72,21 @@ impl TryFrom<pb::authz::Policy> for Policy {
                 ));
             }
         };
-        let mode = match pb::authz::Mode::try_from(wire.mode) {
-            Ok(pb::authz::Mode::Unspecified | pb::authz::Mode::Enforce) => Mode::Enforce,
-            Ok(pb::authz::Mode::Shadow) => Mode::Shadow,
-            Err(_) => return Err(Invalid::new("mode", wire.mode, "a mode that this release knows")),
-        };
+        let mode = mode(wire.mode)?;
         if wire.claims.len() > MAX_CLAIMS {
             return Err(Invalid::new("claims", wire.claims.len(), "at most 64 names"));
         }
         let rules = rules(wire.rules, &wire.claims)?;
         let anonymous = crate::authn::patterns("anonymous", &wire.anonymous)?;
         Ok(Self { id, default, rules, mode, anonymous })
+    }
+}
+
+fn mode(wire: i32) -> Result<Mode, Invalid> {
+    match pb::authz::Mode::try_from(wire) {
+        Ok(pb::authz::Mode::Unspecified | pb::authz::Mode::Enforce) => Ok(Mode::Enforce),
+        Ok(pb::authz::Mode::Shadow) => Ok(Mode::Shadow),
+        Err(_) => Err(Invalid::new("mode", wire, "a mode that this release knows")),
     }
 }
 

@@ -47,6 +47,8 @@ pub enum ResourceType {
     AuthnIdentityKey,
     /// `gatehouse.authn.v1.Policy`
     AuthnPolicy,
+    /// `gatehouse.authz.v1.Guardrail`; before the policies that it is above.
+    AuthzGuardrail,
     /// `gatehouse.authz.v1.Policy`
     AuthzPolicy,
     /// `ratelimit.config.ratelimit.v3.RateLimitConfig`
@@ -75,11 +77,12 @@ const URL_PREFIX: &str = "type.googleapis.com/";
 
 impl ResourceType {
     /// All of them, in the order of pushes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AuthnKeySet,
         Self::AuthnRevocations,
         Self::AuthnIdentityKey,
         Self::AuthnPolicy,
+        Self::AuthzGuardrail,
         Self::AuthzPolicy,
         Self::RateLimitConfig,
         Self::Secret,
@@ -105,6 +108,7 @@ impl ResourceType {
             Self::AuthnRevocations => "type.googleapis.com/gatehouse.authn.v1.Revocations",
             Self::AuthnIdentityKey => "type.googleapis.com/gatehouse.authn.v1.IdentityKey",
             Self::AuthnPolicy => "type.googleapis.com/gatehouse.authn.v1.Policy",
+            Self::AuthzGuardrail => "type.googleapis.com/gatehouse.authz.v1.Guardrail",
             Self::AuthzPolicy => "type.googleapis.com/gatehouse.authz.v1.Policy",
             Self::RateLimitConfig => "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -130,7 +134,7 @@ impl ResourceType {
             Self::AuthnKeySet | Self::AuthnRevocations | Self::AuthnIdentityKey | Self::AuthnPolicy => {
                 Role::Authn
             }
-            Self::AuthzPolicy => Role::Authz,
+            Self::AuthzGuardrail | Self::AuthzPolicy => Role::Authz,
             Self::RateLimitConfig => Role::Ratelimit,
             _ => Role::Envoy,
         }
@@ -160,7 +164,7 @@ impl ResourceType {
     /// Whether its resources take something away from what the others allow. To have none is as good a state as any; to
     /// have lost one would let too much pass.
     pub fn takes_away(self) -> bool {
-        self == Self::AuthnRevocations
+        matches!(self, Self::AuthnRevocations | Self::AuthzGuardrail)
     }
 
     /// What templates and operators call it.
@@ -170,6 +174,7 @@ impl ResourceType {
             Self::AuthnRevocations => "authn_revocations",
             Self::AuthnIdentityKey => "authn_identity_keys",
             Self::AuthnPolicy => "authn_policies",
+            Self::AuthzGuardrail => "authz_guardrails",
             Self::AuthzPolicy => "authz_policies",
             Self::RateLimitConfig => "rate_limits",
             Self::Secret => "secrets",

@@ -4,6 +4,7 @@
 //! Default deny. What it cannot read, it denies.
 
 mod explain;
+mod guardrails;
 mod keys;
 mod matcher;
 mod overlap;
@@ -12,6 +13,7 @@ mod rules;
 mod trie;
 
 pub use explain::{Explained, Field, Outcome, Unmet};
+pub use guardrails::{Guarded, Guardrails};
 pub use matcher::{Found, Matcher};
 pub use overlap::{Covered, covered};
 pub use request::{Identity, Request};

@@ -121,6 +121,11 @@ impl Matcher {
     }
 
     pub(crate) fn found(&self, asked: &Asked<'_>) -> Found {
+        self.found_where(asked, |_| true)
+    }
+
+    /// The same, of the denies those that `stands` leaves.
+    pub(crate) fn found_where(&self, asked: &Asked<'_>, stands: impl Fn(usize) -> bool) -> Found {
         let mut found = Found::default();
         let is_before = |number: usize, found: Option<usize>| found.is_none_or(|found| number < found);
         self.trie.walk(asked.path, &mut |place| {
@@ -128,7 +133,7 @@ impl Matcher {
                 let number = self.entries[entry].rule;
                 match self.rules[number].rule.effect {
                     Effect::Deny if is_before(number, found.deny) => {
-                        if self.matches(entry, asked) {
+                        if self.matches(entry, asked) && stands(number) {
                             found.deny = Some(number);
                         }
                     }

@@ -24,4 +24,5 @@ mod render;
 mod revocation;
 mod storm;
 mod tenants;
+mod transports;
 mod up;

@@ -241,6 +241,31 @@ fn value(kind: Kind) -> Value {
 }
 
 impl Decision {
+    /// What the client is told, or 200 where the request goes on.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Allow { .. } => 200,
+            Self::Deny { status, .. } => *status,
+            Self::Fault { .. } => 503,
+        }
+    }
+
+    /// Why the request ends here.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Allow { .. } => None,
+            Self::Deny { description, .. } | Self::Fault { description } => Some(description),
+        }
+    }
+
+    /// What is recorded of the request.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Allow { record, .. } | Self::Deny { record, .. } => Some(record),
+            Self::Fault { .. } => None,
+        }
+    }
+
     /// The answer to Envoy. The id stands in the body of a refusal, so that whoever shows it to an operator is helped.
     pub fn answer(self, id: &str) -> CheckResponse {
         match self {

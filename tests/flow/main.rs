@@ -10,6 +10,7 @@ mod attacks;
 mod bindings;
 mod client;
 mod cloud;
+mod combined;
 mod decision_log;
 mod decisions;
 mod handover;

@@ -1,6 +1,7 @@
 //! `gatehouse up`: the whole edge on this machine, until Ctrl-C.
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -9,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
-use lab::{Layout, NODE_ID, Ports, Stack, Transport, stack};
+use lab::{Layout, NODE_ID, Ports, Sidecars, Stack, Transport, stack};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// A folder of templates beside or in the place of the default ones
     #[arg(long)]
     templates: Option<PathBuf>,
+    /// Runs the guard: one sidecar that does what the three of the chain do
+    #[arg(long)]
+    guard: bool,
     /// Added to every port, to run beside another one
     #[arg(long, default_value_t = 0)]
     port_offset: u16,
@@ -97,7 +101,8 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         node_id: NODE_ID.to_owned(),
         https: true,
         tls: None,
-        authn_args: Vec::new(),
+        sidecars: if args.guard { Sidecars::Guard } else { Sidecars::Chain },
+        sidecar_args: BTreeMap::new(),
         control_plane_args: Vec::new(),
         control_plane_env: Vec::new(),
 
@@ -108,7 +113,7 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
 
 fn moved(offset: u16) -> anyhow::Result<Ports> {
     let port = |port: u16| port.checked_add(offset).context("--port-offset: ports end at 65535");
-    let Ports { http, https, envoy_admin, control_plane, xds, authn, authz, ratelimit, upstream } =
+    let Ports { http, https, envoy_admin, control_plane, xds, authn, authz, ratelimit, guard, upstream } =
         Ports::default();
     Ok(Ports {
         http: port(http)?,
@@ -119,6 +124,7 @@ fn moved(offset: u16) -> anyhow::Result<Ports> {
         authn: port(authn)?,
         authz: port(authz)?,
         ratelimit: port(ratelimit)?,
+        guard: port(guard)?,
         upstream: port(upstream)?,
     })
 }

@@ -32,8 +32,8 @@ async fn start() -> (Lab, Provider) {
     fs::write(&issuers, text.to_string()).expect("a file");
     let layout = &mut lab.stack.layout;
     layout.control_plane_args = vec![format!("--issuers={}", issuers.display())];
-    layout.authn_args =
-        vec!["--allow-network=127.0.0.0/8".into(), format!("--fetch-ca={}", provider.ca.display())];
+    let args = vec!["--allow-network=127.0.0.0/8".into(), format!("--fetch-ca={}", provider.ca.display())];
+    layout.sidecar_args.insert("authn", args);
     layout.edge = json!({"introspection": [{
         "issuer": ISSUER,
         "endpoint": format!("{}/introspect", provider.url),

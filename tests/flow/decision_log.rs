@@ -1,10 +1,11 @@
-//! What the authentication sidecar writes about its decisions, and what it never writes.
+//! What the sidecars write about their decisions, and what they never write.
 
 use std::fs;
 
+use lab::Sidecars;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::{Lab, eventually};
+use tests::{Lab, Token, eventually};
 
 fn lines(lab: &Lab) -> Vec<Value> {
     let text = fs::read_to_string(lab.folder().join("decisions.jsonl")).unwrap_or_default();
@@ -13,7 +14,11 @@ fn lines(lab: &Lab) -> Vec<Value> {
 }
 
 async fn line_of(lab: &Lab, id: &str) -> Value {
-    let found = || async { lines(lab).into_iter().find(|line| line["id"] == id) };
+    line_by(lab, "authn", id).await
+}
+
+async fn line_by(lab: &Lab, by: &str, id: &str) -> Value {
+    let found = || async { lines(lab).into_iter().find(|line| line["id"] == id && line["by"] == by) };
     eventually(&format!("a line of {id}"), found).await
 }
 
@@ -21,8 +26,8 @@ async fn line_of(lab: &Lab, id: &str) -> Value {
 async fn a_refusal_is_found_by_the_id_that_its_client_was_shown() {
     let lab = Lab::with(|layout| {
         let file = layout.data_dir.join("decisions.jsonl");
-        layout.authn_args =
-            vec![format!("--decision-log={}", file.display()), "--decision-log-sample=1".into()];
+        let args = vec![format!("--decision-log={}", file.display()), "--decision-log-sample=1".into()];
+        layout.sidecar_args.insert("authn", args);
     })
     .await;
     let mut hello = lab.service("hello");
@@ -60,4 +65,48 @@ async fn a_refusal_is_found_by_the_id_that_its_client_was_shown() {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
     lab.stop().await;
+}
+
+async fn denials_of(sidecars: Sidecars, name: &'static str) {
+    let lab = Lab::with(|layout| {
+        layout.sidecars = sidecars;
+        let file = layout.data_dir.join("decisions.jsonl");
+        let args = vec![format!("--decision-log={}", file.display()), "--decision-log-sample=0".into()];
+        layout.sidecar_args.insert(name, args);
+    })
+    .await;
+    let hello = lab.service("hello");
+    lab.live(&hello).await;
+    let powerless = lab.token(&Token { scope: "none".into(), ..Token::for_service("hello") }).await;
+    let refused = lab.get(hello.host(), "/a?token=in-the-query", Some(&powerless)).await;
+    assert_eq!(refused.status, 403);
+    let line = line_by(&lab, "authz", refused.json()["id"].as_str().expect("the body says its id")).await;
+    let told = ["result", "http_method", "effect", "rule", "mode", "sub", "path"].map(|name| &line[name]);
+    assert_eq!(told, ["denied", "GET", "deny", "default", "enforce", "alice", "/a"], "{line}");
+    assert_eq!((&line["policy"], &line["rev"]), (&json!(hello.id()), &json!(1)));
+
+    let shadow = hello.with("/authz/mode", json!("shadow"));
+    lab.change(&shadow).await;
+    assert_eq!(lab.get(shadow.host(), "/b", Some(&powerless)).await.status, 200);
+    let shadowed = || async { lines(&lab).into_iter().find(|line| line["path"] == "/b") };
+    let line = eventually("what would have been refused is written too", shadowed).await;
+    let told = ["by", "result", "effect", "mode", "sub"].map(|name| &line[name]);
+    assert_eq!(told, ["authz", "shadow_denied", "deny", "shadow", "alice"], "{line}");
+    assert_eq!(line["status"], 200);
+    let text = fs::read_to_string(lab.folder().join("decisions.jsonl")).unwrap();
+    assert!(
+        powerless.split('.').all(|part| !text.contains(part)) && !text.contains("in-the-query"),
+        "{text}"
+    );
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_rules_refuse_is_written_by_authorization_in_shadow_too() {
+    Box::pin(denials_of(Sidecars::Chain, "authz")).await;
+}
+
+#[tokio::test]
+async fn what_the_rules_refuse_is_written_by_the_guard_in_shadow_too() {
+    Box::pin(denials_of(Sidecars::Guard, "guard")).await;
 }

@@ -1,11 +1,37 @@
-//! Who passes, who does not, and what they are told: all through a real Envoy.
+//! Who passes, who does not, and what they are told: all through a real Envoy, by the chain of sidecars and by the guard.
 
+use lab::Sidecars;
 use reqwest::Method;
 use serde_json::json;
 use tests::{Answer, Lab, Service, Token};
 
-async fn lab_with_hello() -> (Lab, Service) {
-    let lab = Lab::start().await;
+/// Each line of the table is a test, with the chain and with the guard.
+macro_rules! table {
+    ($($line:ident),+ $(,)?) => {
+        mod chain {
+            $(#[tokio::test] async fn $line() { Box::pin(super::$line(super::Sidecars::Chain)).await; })+
+        }
+        mod guard {
+            $(#[tokio::test] async fn $line() { Box::pin(super::$line(super::Sidecars::Guard)).await; })+
+        }
+    };
+}
+
+table! {
+    tokens_are_accepted_and_refused_as_they_should,
+    a_rule_that_does_not_allow_it_is_403,
+    past_the_limit_is_429_with_the_headers_of_rate_limits,
+    an_unknown_host_is_404,
+    the_host_is_the_host_however_it_is_written,
+    what_a_client_says_about_itself_never_reaches_the_upstream,
+    two_credentials_are_a_bad_request,
+    a_path_with_two_meanings_is_refused,
+    shadow_mode_lets_pass_and_says_so_in_the_log,
+    a_method_that_nobody_knows_reaches_no_upstream,
+}
+
+async fn lab_with_hello(sidecars: Sidecars) -> (Lab, Service) {
+    let lab = Lab::with(|layout| layout.sidecars = sidecars).await;
     let hello = lab.service("hello").with("/rate_limits", json!([{"limit": "1000/day", "per": ["subject"]}]));
     lab.live(&hello).await;
     (lab, hello)
@@ -19,9 +45,8 @@ async fn with_authorization(lab: &Lab, host: &str, values: &[&str]) -> Answer {
     lab.send(request).await.expect("Envoy answers")
 }
 
-#[tokio::test]
-async fn tokens_are_accepted_and_refused_as_they_should() {
-    let (lab, mut hello) = lab_with_hello().await;
+async fn tokens_are_accepted_and_refused_as_they_should(sidecars: Sidecars) {
+    let (lab, mut hello) = lab_with_hello(sidecars).await;
     // Where an issuer changes the kind of its keys, a method for each.
     let mut other = hello.parameters["auth"]["any"][0].clone();
     other["jwt"]["algorithms"] = json!(["RS256"]);
@@ -60,9 +85,8 @@ async fn tokens_are_accepted_and_refused_as_they_should() {
     assert_eq!(on_an_anonymous_path.status, 401, "a credential that is present but invalid");
 }
 
-#[tokio::test]
-async fn a_rule_that_does_not_allow_it_is_403() {
-    let (lab, hello) = lab_with_hello().await;
+async fn a_rule_that_does_not_allow_it_is_403(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let good = Token::for_service("hello");
     let powerless = lab.token(&Token { scope: "other".into(), ..good.clone() }).await;
     let answer = lab.get(hello.host(), "/", Some(&powerless)).await;
@@ -74,9 +98,8 @@ async fn a_rule_that_does_not_allow_it_is_403() {
     assert_eq!(lab.send(post).await.expect("an answer").status, 403);
 }
 
-#[tokio::test]
-async fn past_the_limit_is_429_with_the_headers_of_rate_limits() {
-    let (lab, hello) = lab_with_hello().await;
+async fn past_the_limit_is_429_with_the_headers_of_rate_limits(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let hello = hello.with("/rate_limits", json!([{"limit": "2/day", "per": ["subject"]}]));
     lab.change(&hello).await;
     let alice = lab.good_token(&hello).await;
@@ -92,25 +115,22 @@ async fn past_the_limit_is_429_with_the_headers_of_rate_limits() {
     assert_eq!(lab.get(hello.host(), "/", Some(&bob)).await.status, 200, "bob has a counter of his own");
 }
 
-#[tokio::test]
-async fn an_unknown_host_is_404() {
-    let (lab, _) = lab_with_hello().await;
+async fn an_unknown_host_is_404(sidecars: Sidecars) {
+    let (lab, _) = lab_with_hello(sidecars).await;
     for host in ["nobody.example.test", "example.test", "hello.example.test.evil.test", "127.0.0.1"] {
         assert_eq!(lab.get(host, "/", None).await.status, 404, "{host}");
     }
 }
 
-#[tokio::test]
-async fn the_host_is_the_host_however_it_is_written() {
-    let (lab, _) = lab_with_hello().await;
+async fn the_host_is_the_host_however_it_is_written(sidecars: Sidecars) {
+    let (lab, _) = lab_with_hello(sidecars).await;
     for host in ["HELLO.example.test", "hello.example.test.", "hello.example.test:443"] {
         assert_eq!(lab.get(host, "/", None).await.status, 401, "{host}: authentication is asked");
     }
 }
 
-#[tokio::test]
-async fn what_a_client_says_about_itself_never_reaches_the_upstream() {
-    let (lab, hello) = lab_with_hello().await;
+async fn what_a_client_says_about_itself_never_reaches_the_upstream(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let token = lab.good_token(&hello).await;
     let spoofed = [
         "x-gatehouse-subject",
@@ -141,9 +161,8 @@ async fn what_a_client_says_about_itself_never_reaches_the_upstream() {
     }
 }
 
-#[tokio::test]
-async fn two_credentials_are_a_bad_request() {
-    let (lab, hello) = lab_with_hello().await;
+async fn two_credentials_are_a_bad_request(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let good = format!("Bearer {}", lab.good_token(&hello).await);
     assert_eq!(with_authorization(&lab, hello.host(), &[&good, "Bearer x"]).await.status, 400);
     assert_eq!(with_authorization(&lab, hello.host(), &["Bearer x", &good]).await.status, 400);
@@ -151,9 +170,8 @@ async fn two_credentials_are_a_bad_request() {
     assert_eq!(with_authorization(&lab, hello.host(), &["Basic eDp5"]).await.status, 401);
 }
 
-#[tokio::test]
-async fn a_path_with_two_meanings_is_refused() {
-    let (lab, hello) = lab_with_hello().await;
+async fn a_path_with_two_meanings_is_refused(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let token = lab.good_token(&hello).await;
     for path in ["/;x/admin", "/a%3Bx", "/a%252e%252e/b", "/a%2Fb", "/a%5cb"] {
         let status = lab.get(hello.host(), path, Some(&token)).await.status;
@@ -161,23 +179,19 @@ async fn a_path_with_two_meanings_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn shadow_mode_lets_pass_and_says_so_in_the_log() {
-    let (lab, hello) = lab_with_hello().await;
+async fn shadow_mode_lets_pass_and_says_so_in_the_log(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let shadow = hello.with("/authz/mode", json!("shadow"));
     lab.change(&shadow).await;
     let powerless = lab.token(&Token { scope: "other".into(), ..Token::for_service("hello") }).await;
     assert_eq!(lab.get(shadow.host(), "/shadowed", Some(&powerless)).await.status, 200);
     let record = lab.logged("/shadowed").await;
-    assert_eq!(
-        (record["authz_effect"].as_str(), record["authz_mode"].as_str()),
-        (Some("deny"), Some("shadow"))
-    );
+    let told = ["authz_effect", "authz_rule", "authz_mode"].map(|name| record[name].as_str());
+    assert_eq!(told, [Some("deny"), Some("default"), Some("shadow")]);
 }
 
-#[tokio::test]
-async fn a_method_that_nobody_knows_reaches_no_upstream() {
-    let (lab, hello) = lab_with_hello().await;
+async fn a_method_that_nobody_knows_reaches_no_upstream(sidecars: Sidecars) {
+    let (lab, hello) = lab_with_hello(sidecars).await;
     let anything = hello.with("/authz", json!({"default": "allow"}));
     lab.change(&anything).await;
     let token = lab.good_token(&anything).await;

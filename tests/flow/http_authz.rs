@@ -108,7 +108,8 @@ async fn envoy(lab: &Lab, ports: &Ports) -> Process {
 #[tokio::test]
 async fn the_http_variant_decides_by_the_policy_of_the_route_and_never_by_a_clients_path() {
     let lab = Lab::with(|layout| {
-        layout.authn_args = vec![format!("--http-socket={}", layout.run_dir().join("http.sock").display())];
+        let args = vec![format!("--http-socket={}", layout.run_dir().join("http.sock").display())];
+        layout.sidecar_args.insert("authn", args);
     })
     .await;
     let hello = lab.service("hello");

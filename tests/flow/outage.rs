@@ -3,8 +3,6 @@
 use serde_json::json;
 use tests::{Lab, eventually};
 
-const SIDECARS: [&str; 3] = ["authn", "authz", "ratelimit"];
-
 #[tokio::test]
 async fn traffic_and_decisions_go_on_without_a_control_plane_even_after_the_sidecars_restart() {
     let mut lab = Lab::start().await;
@@ -15,7 +13,7 @@ async fn traffic_and_decisions_go_on_without_a_control_plane_even_after_the_side
     assert_eq!(lab.get(hello.host(), "/", Some(&token)).await.status, 200);
     assert_eq!(lab.get(hello.host(), "/", None).await.status, 401);
 
-    for name in SIDECARS {
+    for name in lab.stack.layout.sidecars.names() {
         lab.stack.sidecars.remove(name).expect("it runs").kill().await;
         // Ready again means: with what it kept on disk.
         lab.stack.start_sidecar(name).await.expect("it starts from disk");

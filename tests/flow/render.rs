@@ -168,3 +168,23 @@ async fn a_diff_shows_what_would_change_if_the_templates_were_live() {
     let context = String::from_utf8_lossy(&context.stdout).into_owned();
     assert!(context.contains("key: '[redacted]'") && !context.contains("PRIVATE KEY"), "{context}");
 }
+
+#[tokio::test]
+async fn a_group_runs_the_chain_or_the_guard_and_no_mixture() {
+    let lab = Lab::prepare(|_| ()).await;
+    let rendered = async |sidecars: &str| {
+        let edge = lab.folder().join("edge.yaml");
+        fs::write(&edge, format!("sidecars: {sidecars}\n")).unwrap();
+        lab.control_plane(&["render", "--dev", &format!("--edge={}", edge.display())]).await
+    };
+    let chain =
+        check(&rendered("[authn, authz, ratelimit]").await, 0, &["name: authz", "gatehouse_ratelimit"]);
+    assert!(!chain.contains("guard"), "{chain}");
+    let guard = check(&rendered("[guard]").await, 0, &["name: guard", "gatehouse_guard"]);
+    for other in ["name: authn", "name: authz", "gatehouse_authn", "gatehouse_authz", "gatehouse_ratelimit"] {
+        assert!(!guard.contains(other), "{other} is in:\n{guard}");
+    }
+    for mixture in ["[authn, guard]", "[guard, authn, authz, ratelimit]", "[guard, guard]"] {
+        check(&rendered(mixture).await, 1, &["--edge: sidecars: the guard does what the others do"]);
+    }
+}

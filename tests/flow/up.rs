@@ -24,13 +24,13 @@ fn offset() -> u16 {
         // Below the ports of outgoing connections, and beside those of other labs.
         assert!(offset < 11_900, "no free ports");
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
-        if [9001, 9101, 9102, 9103, 9901, 8080, 10_000, 10_443, 18_000].into_iter().all(free) {
+        if [9001, 9101, 9102, 9103, 9105, 9901, 8080, 10_000, 10_443, 18_000].into_iter().all(free) {
             return offset;
         }
     }
 }
 
-fn up(lab: &Lab, offset: u16) -> Child {
+fn up(lab: &Lab, offset: u16, more: &[&str]) -> Child {
     let layout = &lab.stack.layout;
     // The fetched Envoy is shared with the other tests.
     let tools = layout.data_dir.join("tools");
@@ -40,6 +40,7 @@ fn up(lab: &Lab, offset: u16) -> Child {
     }
     Command::new(layout.bin_dir.join("gatehouse"))
         .args(["up", "--port-offset", &offset.to_string(), "--concurrency", "1"])
+        .args(more)
         .env("GATEHOUSE_DATA_DIR", &layout.data_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -85,7 +86,7 @@ async fn end(mut child: Child) -> (bool, String) {
 #[tokio::test]
 async fn it_says_what_to_try_and_ctrl_c_leaves_nothing_running() {
     let lab = Lab::prepare(|_| ()).await;
-    let mut child = up(&lab, offset());
+    let mut child = up(&lab, offset(), &[]);
     let text = until_ready(&mut child).await;
     for words in
         ["ready in", "gatehouse apply examples/hello.yaml", "curl -i", "gatehouse token", "access.log"]
@@ -100,11 +101,27 @@ async fn it_says_what_to_try_and_ctrl_c_leaves_nothing_running() {
 }
 
 #[tokio::test]
+async fn with_the_guard_one_sidecar_runs_in_the_place_of_three() {
+    let lab = Lab::prepare(|_| ()).await;
+    let mut child = up(&lab, offset(), &["--guard"]);
+    until_ready(&mut child).await;
+    let running = left_behind(&lab);
+    let is_there = |name: &str| running.iter().any(|(_, command)| command.contains(name));
+    assert!(is_there("gatehouse-guard"), "{running:?}");
+    for name in ["gatehouse-authn", "gatehouse-authz", "gatehouse-ratelimit"] {
+        assert!(!is_there(name), "{running:?}");
+    }
+    send(child.id().expect("it runs"), Signal::INT);
+    assert!(end(child).await.0);
+    assert_eq!(left_behind(&lab), Vec::new());
+}
+
+#[tokio::test]
 async fn a_taken_port_is_told_before_anything_starts() {
     let lab = Lab::prepare(|_| ()).await;
     let offset = offset();
     let _taken = TcpListener::bind(("127.0.0.1", 10_000 + offset)).expect("the port");
-    let (good, errors) = end(up(&lab, offset)).await;
+    let (good, errors) = end(up(&lab, offset, &[])).await;
     let expected =
         format!("error: Envoy's http listener: port {} is taken by another process", 10_000 + offset);
     assert!(!good && errors.contains(&expected), "{errors}");
@@ -114,7 +131,7 @@ async fn a_taken_port_is_told_before_anything_starts() {
 #[tokio::test]
 async fn when_envoy_dies_it_says_so_and_ends() {
     let lab = Lab::prepare(|_| ()).await;
-    let mut child = up(&lab, offset());
+    let mut child = up(&lab, offset(), &[]);
     until_ready(&mut child).await;
     let envoy = eventually("Envoy runs", || async {
         left_behind(&lab).into_iter().find(|(_, command)| command.contains("--config-path")).map(|(id, _)| id)

@@ -1,6 +1,7 @@
 //! A running edge, and what a test asks of it.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use lab::{
-    Layout, NODE_ID, Ports, Stack, Transport,
+    Layout, NODE_ID, Ports, Sidecars, Stack, Transport,
     aws::Aws,
     pip::{self, Needs},
     stack,
@@ -138,7 +139,8 @@ impl Lab {
             node_id: NODE_ID.to_owned(),
             https: true,
             tls: None,
-            authn_args: Vec::new(),
+            sidecars: Sidecars::default(),
+            sidecar_args: BTreeMap::new(),
             control_plane_env: Vec::new(),
 
             edge: serde_json::Value::Null,

@@ -39,7 +39,10 @@ fn every_known_attack_has_a_line_and_a_test_that_is_there() {
                 .find(&format!("fn {name}("))
                 .unwrap_or_else(|| panic!("line {number}: no {path}::{name}"));
             let before = text[..at].trim_end().trim_end_matches("async").trim_end();
-            assert!(before.ends_with("test]"), "line {number}: {path}::{name} is no test");
+            // Or a line of a table, each of which is a test.
+            let table = text.split("table! {").nth(1).and_then(|rest| rest.split('}').next());
+            let is_listed = table.is_some_and(|table| table.contains(&format!(" {name},")));
+            assert!(before.ends_with("test]") || is_listed, "line {number}: {path}::{name} is no test");
         }
     }
 }

@@ -7,8 +7,14 @@ use crate::shell::{cargo, output, root, run, say};
 const WASM_TARGET: &str = "wasm32-wasip1";
 
 /// What an edge runs on one machine.
-const PROGRAMS: [&str; 5] =
-    ["gatehouse", "gatehouse-control-plane", "gatehouse-authn", "gatehouse-authz", "gatehouse-ratelimit"];
+const PROGRAMS: [&str; 6] = [
+    "gatehouse",
+    "gatehouse-control-plane",
+    "gatehouse-authn",
+    "gatehouse-authz",
+    "gatehouse-ratelimit",
+    "gatehouse-guard",
+];
 
 /// All binaries and modules, as tests run them.
 pub(crate) fn for_tests() -> anyhow::Result<()> {

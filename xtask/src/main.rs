@@ -23,6 +23,7 @@ Usage: cargo xtask <command>
                          a change's way to a simulated fleet; cold start, reconnect, memory
   bench render [--json]  templates to resources, beside Jinja2 and PyYAML
   bench rest [--json]    polls of 10,000 clusters, beside the Python predecessor
+  bench revoke [--json]  how long a revoked token stays good
   soak broker [MINUTES]  services are ordered while control planes are killed; 5 minutes
   soak fuzz [MINUTES]    inputs that nobody means, for all that reads what others send; 5 minutes
   lint                   rustfmt, clippy, the tidy tests, cargo-deny
@@ -36,9 +37,11 @@ fn main() -> ExitCode {
         ["up", options @ ..] => up::run(options),
         ["test"] => test::run(None),
         ["test", name] => test::run(Some(name)),
-        ["bench", name @ ("onboard" | "authn" | "broker" | "fleet" | "render" | "rest"), options @ ..] => {
-            bench::run_release(name, options)
-        }
+        [
+            "bench",
+            name @ ("onboard" | "authn" | "broker" | "fleet" | "render" | "rest" | "revoke"),
+            options @ ..,
+        ] => bench::run_release(name, options),
         ["soak", name @ ("broker" | "fuzz"), options @ ..] => soak::run_long(name, options),
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),

@@ -7,7 +7,7 @@ use resources::{Bundle, Key, Shared, Snapshot};
 use tokio::time::Instant;
 use xds::stream::{Change, Gate, Name};
 
-use crate::node::{State, owner_of};
+use crate::node::{State, is_followed, owner_of};
 
 /// Envoy withholds the ACK of clusters until they are warm, and gives up warming after 15 s
 /// (`initial_fetch_timeout`); what waits for that ACK waits no longer than this.
@@ -163,7 +163,7 @@ pub(crate) fn everything_is_held(state: &State, readiness: &Readiness<'_>) -> bo
         Role::Envoy => {
             matches!(kind, ResourceType::Cluster | ResourceType::Endpoints) && state.of(*kind).is_some()
         }
-        sidecar => readiness.sidecars.contains(&sidecar),
+        _ => is_followed(*kind, readiness.sidecars),
     });
     let mut told = needed.map(|kind| state.of(kind));
     readiness.clusters_open && told.all(|told| told.is_some_and(xds::stream::TypeStream::is_served))

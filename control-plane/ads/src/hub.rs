@@ -27,7 +27,7 @@ use crate::{
     identity::Identity,
     lrs::{Load, Loads},
     metrics::{Metrics, RoleLabel},
-    node::Node,
+    node::{Node, teller},
     pollers::Pollers,
     served::{Selector, Served},
     view::{self, Difference, NodeView},
@@ -296,7 +296,7 @@ impl Hub {
         let (mut connected, mut holding) = (0, 0);
         for node in self.all_nodes().iter().filter(|node| node.group == group) {
             let state = node.state();
-            if state.is_open(key.kind.role()) {
+            if state.is_followed(key.kind) {
                 connected += 1;
                 holding += u32::from(state.held(key) == version);
             }
@@ -348,9 +348,9 @@ fn standing(group: &Group, plain: &Snapshot, nodes: &[Arc<Node>], id: &InstanceI
         let bundle = state.snapshot.bundle(id);
         let told = match bundle {
             Some(bundle) if Some(bundle.rev) != rev => Err(format!("{} to be served it", node.id)),
-            Some(bundle) => state
-                .acknowledged(bundle, &group.sidecars)
-                .map_err(|key| format!("{} of {} to acknowledge {key}", key.kind.role(), node.id)),
+            Some(bundle) => state.acknowledged(bundle, &group.sidecars).map_err(|key| {
+                format!("{} of {} to acknowledge {key}", teller(key.kind, &group.sidecars), node.id)
+            }),
             None if rev.is_some() => Err(format!("{} to be served it", node.id)),
             None => state.removed(id, &group.sidecars).map_err(|what| format!("{}: {what}", node.id)),
         };
@@ -363,7 +363,8 @@ fn standing(group: &Group, plain: &Snapshot, nodes: &[Arc<Node>], id: &InstanceI
         if let Some(bundle) = bundle.filter(|_| standing.refused.is_none())
             && let Some((key, message)) = state.refusal(bundle)
         {
-            let cause = format!("{} of {} refused {key}: {message}", key.kind.role(), node.id);
+            let cause =
+                format!("{} of {} refused {key}: {message}", teller(key.kind, &group.sidecars), node.id);
             standing.refused = Some(Refusal { rev: bundle.rev, cause });
         }
     }

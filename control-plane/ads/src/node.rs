@@ -48,9 +48,21 @@ struct Speaker {
 #[derive(Debug)]
 pub(crate) struct Told {
     stream: u64,
+    /// Whose stream it is.
+    pub(crate) role: Role,
     pub(crate) resources: TypeStream<Table>,
     pub(crate) last_ack: Option<SystemTime>,
     pub(crate) last_nack: Option<(SystemTime, String)>,
+}
+
+/// Whether a node with these sidecars gets a type at all.
+pub(crate) fn is_followed(kind: ResourceType, sidecars: &[Role]) -> bool {
+    kind.role() == Role::Envoy || sidecars.iter().any(|role| role.carries(kind))
+}
+
+/// Who on a node with these sidecars has to say about a type.
+pub(crate) fn teller(kind: ResourceType, sidecars: &[Role]) -> Role {
+    sidecars.iter().copied().find(|role| role.carries(kind)).unwrap_or(kind.role())
 }
 
 impl Node {
@@ -76,7 +88,7 @@ impl State {
     pub(crate) fn begin(&mut self, role: Role, stream: u64, waker: Arc<Notify>) {
         let streams = &self.streams;
         for (kind, told) in ResourceType::ALL.into_iter().zip(&mut self.types) {
-            told.take_if(|told| kind.role() == role && !streams.contains_key(&told.stream));
+            told.take_if(|told| role.carries(kind) && !streams.contains_key(&told.stream));
         }
         self.streams.insert(stream, Speaker { role, waker });
     }
@@ -84,6 +96,11 @@ impl State {
     pub(crate) fn end(&mut self, stream: u64) {
         self.streams.remove(&stream);
         self.aside.retain(|(of, _), _| *of != stream);
+    }
+
+    /// Whether a process that gets this type has a stream.
+    pub(crate) fn is_followed(&self, kind: ResourceType) -> bool {
+        self.streams.values().any(|open| open.role.carries(kind))
     }
 
     /// Whether the process of this role has a stream.
@@ -97,7 +114,8 @@ impl State {
 
     /// A stream carries a type for the first time.
     pub(crate) fn tell(&mut self, stream: u64, kind: ResourceType, resources: TypeStream<Table>) {
-        let told = Told { stream, resources, last_ack: None, last_nack: None };
+        let role = self.streams.get(&stream).map_or(kind.role(), |speaker| speaker.role);
+        let told = Told { stream, role, resources, last_ack: None, last_nack: None };
         if let Some(before) = self.types[kind as usize].replace(Box::new(told))
             && self.streams.contains_key(&before.stream)
         {
@@ -163,8 +181,7 @@ impl State {
         snapshot: &Snapshot,
         sidecars: &[Role],
     ) -> Option<Key> {
-        let runs = |role: Role| role == Role::Envoy || sidecars.contains(&role);
-        let lacking = bundle.needed_by_routes().filter(|needed| runs(needed.key.kind.role())).find(
+        let lacking = bundle.needed_by_routes().filter(|needed| is_followed(needed.key.kind, sidecars)).find(
             |needed| match needed.key.kind {
                 // Envoy acknowledges a cluster when it is warm, and so has its endpoints (rule 19): their own ACK is
                 // a round trip that tells nothing more. Refused ones are told by it, though.
@@ -179,7 +196,7 @@ impl State {
         let is_known = |set: &Resource| self.held(&set.key).is_some() || self.refused(&set.key).is_some();
         let kinds = [ResourceType::AuthnKeySet, ResourceType::AuthnIdentityKey];
         let keys = kinds.into_iter().flat_map(|kind| snapshot.all(kind));
-        let mut keys = keys.filter(|_| sidecars.contains(&Role::Authn));
+        let mut keys = keys.filter(|set| is_followed(set.key.kind, sidecars));
         keys.find(|set| !is_known(set)).map(|set| set.key.clone())
     }
 
@@ -197,7 +214,7 @@ impl State {
         let counts = |resource: &&Arc<Resource>| match resource.key.kind {
             // Envoy asks for a secret when a client does.
             ResourceType::Secret => false,
-            kind => kind.role() == Role::Envoy || sidecars.contains(&kind.role()),
+            kind => is_followed(kind, sidecars),
         };
         match bundle.resources.iter().filter(counts).find(|wanted| !self.holds(wanted)) {
             None => Ok(()),
@@ -209,18 +226,20 @@ impl State {
     /// yet. Clusters stay for a moment longer, for requests that are under way to them.
     pub(crate) fn removed(&self, owner: &InstanceId, sidecars: &[Role]) -> Result<(), String> {
         for role in sidecars.iter().chain([&Role::Envoy]) {
-            let last = match role {
-                Role::Envoy => ResourceType::VirtualHost,
-                Role::Authn => ResourceType::AuthnPolicy,
-                Role::Authz => ResourceType::AuthzPolicy,
-                Role::Ratelimit => ResourceType::RateLimitConfig,
-            };
-            if self.of(last).is_none() {
+            let mut last = [
+                ResourceType::VirtualHost,
+                ResourceType::AuthnPolicy,
+                ResourceType::AuthzPolicy,
+                ResourceType::RateLimitConfig,
+            ]
+            .into_iter()
+            .filter(|kind| role.carries(*kind));
+            if last.any(|kind| self.of(kind).is_none()) {
                 return Err(format!("{role} to say what it holds"));
             }
             let lingers =
                 |kind: ResourceType| matches!(kind, ResourceType::Cluster | ResourceType::Endpoints);
-            let of_role = self.types().filter(|(kind, _)| kind.role() == *role && !lingers(*kind));
+            let of_role = self.types().filter(|(kind, _)| role.carries(*kind) && !lingers(*kind));
             let left = of_role
                 .flat_map(|(kind, told)| told.strays().map(move |name| Key { kind, name: name.clone() }));
             if let Some(key) = left.into_iter().find(|key| owner_of(key) == owner.as_str()) {

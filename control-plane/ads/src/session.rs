@@ -98,7 +98,7 @@ impl Session {
     /// A type that is unknown, or another role's, is not answered: a client of a newer release may ask for it, and
     /// must not lose its stream.
     fn served(&self, type_url: &str) -> Option<ResourceType> {
-        let kind = ResourceType::from_url(type_url).filter(|kind| kind.role() == self.role);
+        let kind = ResourceType::from_url(type_url).filter(|kind| self.role.carries(*kind));
         // Envoy has virtual hosts by delta only.
         let kind = kind.filter(|kind| self.variant == Variant::Delta || *kind != ResourceType::VirtualHost);
         if kind.is_none() {

@@ -112,7 +112,7 @@ impl NodeView {
         let mut roles = BTreeMap::new();
         for role in [Role::Envoy].into_iter().chain(Role::SIDECARS) {
             let mut view = RoleView { connected: state.is_open(role), ..RoleView::default() };
-            for (kind, told) in state.all_told().filter(|(kind, _)| kind.role() == role) {
+            for (kind, told) in state.all_told().filter(|(_, told)| told.role == role) {
                 view.acknowledged += told.resources.held_count();
                 let desired = told.resources.desired();
                 // What was refused and is wanted no more is history.

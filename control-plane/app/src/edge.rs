@@ -19,8 +19,8 @@ use wildmatch::WildMatch;
 pub(crate) struct Edge {
     /// `node.cluster`; also the name of the route configuration.
     pub(crate) group: String,
-    /// The sidecars that its nodes run. A service's routes wait for all of them; without any the default listeners
-    /// let nothing pass.
+    /// The sidecars that its nodes run: the three of the chain, or the guard alone. A service's routes wait for all of
+    /// them; without any the default listeners let nothing pass.
     pub(crate) sidecars: Vec<Sidecar>,
     /// Where plain HTTP is served.
     pub(crate) http: Listen,
@@ -101,12 +101,13 @@ impl OriginSecrets {
 }
 
 /// A sidecar, as the file names it.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sidecar {
     Authn,
     Authz,
     Ratelimit,
+    Guard,
 }
 
 impl From<Sidecar> for api::Role {
@@ -115,6 +116,7 @@ impl From<Sidecar> for api::Role {
             Sidecar::Authn => Self::Authn,
             Sidecar::Authz => Self::Authz,
             Sidecar::Ratelimit => Self::Ratelimit,
+            Sidecar::Guard => Self::Guard,
         }
     }
 }
@@ -271,6 +273,11 @@ impl Edge {
             let (issuer, is_url) = (&identity.issuer, identity.issuer.starts_with("https://"));
             ensure!(is_url, "--edge: identity.issuer: an https URL, got {issuer:?}");
         }
+        let (sidecars, is_alone) = (&edge.sidecars, edge.sidecars.len() == 1);
+        ensure!(
+            is_alone || !sidecars.contains(&Sidecar::Guard),
+            "--edge: sidecars: the guard does what the others do, so it stands alone, got {sidecars:?}"
+        );
         edge.guard.check().map_err(anyhow::Error::msg).context("--edge")?;
         Ok(edge)
     }

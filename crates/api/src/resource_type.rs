@@ -13,11 +13,13 @@ pub enum Role {
     Authz,
     /// The rate-limit sidecar.
     Ratelimit,
+    /// All three in one process.
+    Guard,
 }
 
 impl Role {
-    /// The sidecars, in the order in which Envoy asks them.
-    pub const SIDECARS: [Self; 3] = [Self::Authn, Self::Authz, Self::Ratelimit];
+    /// The sidecars, in the order in which Envoy asks them; the last stands for the others.
+    pub const SIDECARS: [Self; 4] = [Self::Authn, Self::Authz, Self::Ratelimit, Self::Guard];
 
     /// What a sidecar appends to its node's id: `edge/i-0abc/authn`. Envoy appends nothing.
     pub fn suffix(self) -> Option<&'static str> {
@@ -26,6 +28,15 @@ impl Role {
             Self::Authn => Some("authn"),
             Self::Authz => Some("authz"),
             Self::Ratelimit => Some("ratelimit"),
+            Self::Guard => Some("guard"),
+        }
+    }
+
+    /// Whether its streams carry a type.
+    pub fn carries(self, kind: ResourceType) -> bool {
+        match self {
+            Self::Guard => kind.role() != Self::Envoy,
+            role => kind.role() == role,
         }
     }
 }
@@ -128,7 +139,8 @@ impl ResourceType {
         Self::ALL.into_iter().find(|kind| kind.url() == url)
     }
 
-    /// Whose streams carry this type.
+    /// Who decides by this type. Its streams carry it, or those of the guard, which decides for all: see
+    /// [`Role::carries`].
     pub fn role(self) -> Role {
         match self {
             Self::AuthnKeySet | Self::AuthnRevocations | Self::AuthnIdentityKey | Self::AuthnPolicy => {
@@ -222,6 +234,16 @@ mod tests {
             assert!(message.get_field_by_name(kind.name_field()).is_some(), "{kind}");
             assert_eq!(ResourceType::from_url(kind.url()), Some(kind));
             assert_eq!(ResourceType::from_label(kind.label()), Some(kind));
+        }
+    }
+
+    #[test]
+    fn the_guard_gets_what_the_three_get_and_nothing_of_the_proxys() {
+        for kind in ResourceType::ALL {
+            let carriers: Vec<_> = Role::SIDECARS.into_iter().filter(|role| role.carries(kind)).collect();
+            let expected = if kind.role() == Role::Envoy { vec![] } else { vec![kind.role(), Role::Guard] };
+            assert_eq!(carriers, expected, "{kind}");
+            assert_eq!(Role::Envoy.carries(kind), kind.role() == Role::Envoy);
         }
     }
 }

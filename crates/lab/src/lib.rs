@@ -14,7 +14,7 @@ mod http;
 
 pub use ports::Ports;
 pub use process::Process;
-pub use stack::{Layout, NODE_ID, Stack, TlsPaths, Transport};
+pub use stack::{Layout, NODE_ID, Sidecars, Stack, TlsPaths, Transport};
 
 /// What keeps a lab from running, told so that a person can mend it.
 #[derive(Debug, thiserror::Error)]

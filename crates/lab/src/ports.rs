@@ -21,6 +21,7 @@ pub struct Ports {
     pub authn: u16,
     pub authz: u16,
     pub ratelimit: u16,
+    pub guard: u16,
     pub upstream: u16,
 }
 
@@ -42,13 +43,14 @@ impl Default for Ports {
             authn: 9101,
             authz: 9102,
             ratelimit: 9103,
+            guard: 9105,
             upstream: 9001,
         }
     }
 }
 
 impl Ports {
-    fn all(&self) -> [(&'static str, u16); 9] {
+    fn all(&self) -> [(&'static str, u16); 10] {
         [
             ("Envoy's http listener", self.http),
             ("Envoy's https listener", self.https),
@@ -58,6 +60,7 @@ impl Ports {
             ("authn's admin endpoint", self.authn),
             ("authz's admin endpoint", self.authz),
             ("ratelimit's admin endpoint", self.ratelimit),
+            ("guard's admin endpoint", self.guard),
             ("the sample upstream", self.upstream),
         ]
     }
@@ -86,6 +89,7 @@ impl Ports {
             authn: next()?,
             authz: next()?,
             ratelimit: next()?,
+            guard: next()?,
             upstream: next()?,
         })
     }

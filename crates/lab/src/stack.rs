@@ -1,4 +1,4 @@
-//! The edge on one machine: control plane, three sidecars, Envoy, a sample upstream, and the access log.
+//! The edge on one machine: control plane, sidecars, Envoy, a sample upstream, and the access log.
 
 use std::{
     collections::BTreeMap,
@@ -44,8 +44,20 @@ pub struct Layout {
     pub control_plane_args: Vec<String>,
     /// More of its environment.
     pub control_plane_env: Vec<(String, String)>,
-    /// More flags for the authentication sidecar.
-    pub authn_args: Vec<String>,
+    /// Which sidecars the node runs.
+    pub sidecars: Sidecars,
+    /// More flags for them, by name.
+    pub sidecar_args: BTreeMap<&'static str, Vec<String>>,
+}
+
+/// Which sidecars a node runs. Both ways answer alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sidecars {
+    /// A process and a call for each decision.
+    #[default]
+    Chain,
+    /// One process, in which authentication and authorization are one call.
+    Guard,
 }
 
 /// PEM files of both sides of mutual TLS.
@@ -94,8 +106,6 @@ pub struct Stack {
 
 /// The node's id: its group and its name in it.
 pub const NODE_ID: &str = "edge/local";
-/// In the order in which Envoy asks them.
-pub const SIDECARS: [&str; 3] = ["authn", "authz", "ratelimit"];
 
 /// A debug build on a busy machine needs a few seconds for any of them.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -105,6 +115,16 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 const REFRESH_DELAY: &str = "0.2s";
 /// Unix sockets have paths of at most 108 bytes, so those of a deep data folder lie elsewhere.
 const MAX_RUN_DIR_BYTES: usize = 80;
+
+impl Sidecars {
+    /// In the order in which Envoy asks them.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Chain => &["authn", "authz", "ratelimit"],
+            Self::Guard => &["guard"],
+        }
+    }
+}
 
 impl Layout {
     /// Sockets, logs of processes, and their configuration.
@@ -131,6 +151,7 @@ impl Layout {
         match sidecar {
             "authn" => self.ports.authn,
             "authz" => self.ports.authz,
+            "guard" => self.ports.guard,
             _ => self.ports.ratelimit,
         }
     }
@@ -161,7 +182,7 @@ impl Stack {
         self.start_control_plane().await?;
         say("starting the sample upstream and the access log");
         self.start_helpers().await?;
-        for name in SIDECARS {
+        for name in self.layout.sidecars.names() {
             say(&format!("starting {name}"));
             self.start_sidecar(name).await?;
         }
@@ -224,11 +245,12 @@ impl Stack {
 
     /// JSON is YAML.
     fn edge_settings(&self) -> String {
-        let Layout { ports, access_log_module, https, .. } = &self.layout;
+        let Layout { ports, access_log_module, https, sidecars, .. } = &self.layout;
         let listen = |port: u16| json!({"address": "127.0.0.1", "port": port});
         let mut settings = json!({
             "http": listen(ports.http),
             "https": https.then(|| listen(ports.https)),
+            "sidecars": sidecars.names(),
             "proxy_protocol": false,
             "run_dir": self.layout.run_dir(),
             "access_log_module": access_log_module,
@@ -258,9 +280,7 @@ impl Stack {
             args.push(format!("--xds-key={}", key.display()));
             args.push(format!("--xds-ca={}", ca.display()));
         }
-        if name == "authn" {
-            args.extend(self.layout.authn_args.iter().cloned());
-        }
+        args.extend(self.layout.sidecar_args.get(name).into_iter().flatten().cloned());
         let program = self.layout.bin_dir.join(format!("gatehouse-{name}"));
         let mut process = Process::start(name, &program, &args, &self.layout.log(name))?;
         let url = format!("http://127.0.0.1:{admin}/readyz");

@@ -33,13 +33,31 @@ const ADDRESS: &str = "x-gatehouse-address";
 pub struct Facts<'a> {
     check: &'a CheckRequest,
     http: &'a HttpRequest,
+    /// What was decided before in this process.
+    passed: Option<&'a Passed>,
+}
+
+/// What a request has got past, and what that leaves for the next decision and for the answer.
+#[derive(Debug)]
+pub struct Passed {
+    key: &'static str,
+    record: Struct,
+    headers: Vec<(&'static str, String)>,
+    remove: Vec<String>,
 }
 
 impl<'a> Facts<'a> {
     /// `None` when there is no HTTP request in it, which no listener of ours sends.
     pub fn read(check: &'a CheckRequest) -> Option<Self> {
         let http = check.attributes.as_ref()?.request.as_ref()?.http.as_ref()?;
-        Some(Self { check, http })
+        Some(Self { check, http, passed: None })
+    }
+
+    /// The same for the second decision of this process. It knows of the first what that has recorded, whatever Envoy
+    /// sends as metadata, and the route names a policy of its own for it.
+    #[must_use]
+    pub fn after(self, passed: &'a Passed) -> Self {
+        Self { passed: Some(passed), ..self }
     }
 
     /// As on the wire.
@@ -95,7 +113,8 @@ impl<'a> Facts<'a> {
     pub fn policy(&self) -> Option<PolicyId> {
         let extensions = &self.check.attributes.as_ref()?.context_extensions;
         let text = |key| extensions.get(key).map(String::as_str);
-        PolicyId::from_context(text("policy"), text("rev"))
+        let policy = if self.passed.is_none() { "policy" } else { "authz_policy" };
+        PolicyId::from_context(text(policy), text("rev"))
     }
 
     /// All values of a header, in order; `name` in lower case. Works with `encode_raw_headers` and without.
@@ -113,8 +132,11 @@ impl<'a> Facts<'a> {
         self.http.headers.get(name).map(std::string::String::as_bytes).into_iter().collect()
     }
 
-    /// What an earlier filter left under this key of the `ext_authz` namespace.
+    /// What an earlier decision left under this key of the `ext_authz` namespace.
     pub fn metadata(&self, key: &str) -> Option<&'a Struct> {
+        if let Some(passed) = self.passed {
+            return (passed.key == key).then_some(&passed.record);
+        }
         let context = self.check.attributes.as_ref()?.metadata_context.as_ref()?;
         let namespace = context.filter_metadata.get(METADATA_NAMESPACE)?;
         match namespace.fields.get(key)?.kind.as_ref()? {
@@ -267,10 +289,13 @@ impl Record {
         }
     }
 
+    fn into_fields(self) -> Struct {
+        Struct { fields: self.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+    }
+
     fn into_struct(self) -> Struct {
-        let fields = self.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let own = value(Kind::StructValue(Struct { fields }));
-        Struct { fields: [(self.key.to_owned(), own)].into() }
+        let key = self.key.to_owned();
+        Struct { fields: [(key, value(Kind::StructValue(self.into_fields())))].into() }
     }
 }
 
@@ -284,6 +309,61 @@ fn value(kind: Kind) -> Value {
 }
 
 impl Decision {
+    /// What the client is told, or 200 where the request goes on.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Allow { .. } => 200,
+            Self::Deny { status, .. } => *status,
+            Self::Fault { .. } => 503,
+        }
+    }
+
+    /// Why the request ends here.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Allow { .. } => None,
+            Self::Deny { description, .. } | Self::Fault { description } => Some(description),
+        }
+    }
+
+    /// What is recorded of the request.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Allow { record, .. } | Self::Deny { record, .. } => Some(record),
+            Self::Fault { .. } => None,
+        }
+    }
+
+    /// Where the request goes on, what it takes along to the next decision; else the decision.
+    ///
+    /// # Errors
+    /// The request ends here.
+    pub fn passed(self) -> Result<Passed, Self> {
+        match self {
+            Self::Allow { record, headers, remove } => {
+                Ok(Passed { key: record.key, record: record.into_fields(), headers, remove })
+            }
+            refused => Err(refused),
+        }
+    }
+
+    /// The answer to Envoy where two decisions are made in one call, and this is the second: what Envoy would have of both
+    /// calls together.
+    pub fn answer_after(mut self, passed: Passed, id: &str) -> CheckResponse {
+        let Passed { key, record, headers: first, remove: first_removed } = passed;
+        if let Self::Allow { headers, remove, .. } = &mut self {
+            // What the second sets stays, whatever the first had put or taken there: Envoy takes off after it sets.
+            let is_set = |name: &str| headers.iter().any(|(second, _)| second.eq_ignore_ascii_case(name));
+            let first: Vec<_> = first.into_iter().filter(|(name, _)| !is_set(name)).collect();
+            remove.extend(first_removed.into_iter().filter(|name| !is_set(name)));
+            headers.extend(first);
+        }
+        let mut answer = self.answer(id);
+        let metadata = answer.dynamic_metadata.get_or_insert_default();
+        metadata.fields.insert(key.to_owned(), value(Kind::StructValue(record)));
+        answer
+    }
+
     /// The answer to Envoy. The id stands in the body of a refusal, so that whoever shows it to an operator is helped.
     pub fn answer(self, id: &str) -> CheckResponse {
         match self {
@@ -415,29 +495,103 @@ mod tests {
         assert_eq!(append, Some(BoolValue { value: false }));
     }
 
-    #[test]
-    fn a_record_lies_under_its_sidecars_key() {
-        let lists = [("department", ["sales", "it"])];
-        let written = record().text("sub", "alice").texts("scopes", ["a", "b"]).lists("claims", lists);
-        let written = written.into_struct();
-        let check = CheckRequest {
+    /// A request whose metadata says this, to a route that names a policy for each decision.
+    fn request(metadata: Struct) -> CheckRequest {
+        let names = [("policy", "i-1/2"), ("authz_policy", "i-1"), ("rev", "7")];
+        CheckRequest {
             attributes: Some(envoy_types::pb::envoy::service::auth::v3::AttributeContext {
                 request: Some(envoy_types::pb::envoy::service::auth::v3::attribute_context::Request {
                     http: Some(HttpRequest::default()),
                     ..Default::default()
                 }),
+                context_extensions: names.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
                 metadata_context: Some(envoy_types::pb::envoy::config::core::v3::Metadata {
-                    filter_metadata: [(METADATA_NAMESPACE.to_owned(), written)].into(),
+                    filter_metadata: [(METADATA_NAMESPACE.to_owned(), metadata)].into(),
                     ..Default::default()
                 }),
                 ..Default::default()
             }),
-        };
+        }
+    }
+
+    #[test]
+    fn a_record_lies_under_its_sidecars_key() {
+        let lists = [("department", ["sales", "it"])];
+        let written = record().text("sub", "alice").texts("scopes", ["a", "b"]).lists("claims", lists);
+        let check = request(written.into_struct());
         let read = Facts::read(&check).unwrap().metadata("authn").unwrap();
         assert!(read.is_true("decided") && !read.is_true("sub"));
         assert_eq!(
             (read.text("sub"), read.number("rev"), read.texts("scopes")),
             (Some("alice"), Some(7.0), vec!["a", "b"])
         );
+        assert_eq!(read.lists("claims"), [("department", vec!["sales", "it"])]);
+    }
+
+    fn passed() -> Passed {
+        let headers = vec![("x-gatehouse-subject", "alice".to_owned()), ("x-gatehouse-a", "1".to_owned())];
+        let remove = vec!["x-api-key".to_owned(), "x-gatehouse-b".to_owned()];
+        Decision::Allow { record: record().text("sub", "alice"), headers, remove }.passed().unwrap()
+    }
+
+    #[test]
+    fn the_second_decision_believes_the_first_and_no_metadata() {
+        let check = request(record().text("sub", "mallory").into_struct());
+        let (first, passed) = (Facts::read(&check).unwrap(), passed());
+        let second = first.after(&passed);
+        assert_eq!(first.metadata("authn").unwrap().text("sub"), Some("mallory"));
+        assert_eq!(second.metadata("authn").unwrap().text("sub"), Some("alice"));
+        assert!(second.metadata("authz").is_none());
+        let named = |facts: Facts<'_>| facts.policy().unwrap().to_string();
+        assert_eq!((named(first), named(second)), ("i-1/2@7".to_owned(), "i-1@7".to_owned()));
+    }
+
+    fn second() -> Record {
+        Record::new("authz", &PolicyId { policy: "i-1".into(), rev: 7 })
+    }
+
+    fn keys(answer: &CheckResponse) -> Vec<&str> {
+        let fields = &answer.dynamic_metadata.as_ref().unwrap().fields;
+        let mut keys: Vec<_> = fields.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn one_answer_says_what_two_would_have_said() {
+        let headers = vec![("x-gatehouse-b", "2".to_owned()), ("x-gatehouse-a", "2".to_owned())];
+        let second = Decision::Allow { record: second(), headers, remove: vec!["x-c".into()] };
+        let answer = second.answer_after(passed(), "r-1");
+        assert_eq!((code(&answer), keys(&answer)), (0, vec!["authn", "authz"]));
+        let Some(HttpResponse::OkResponse(ok)) = answer.http_response else { panic!("{answer:?}") };
+        let told = |header: HeaderValueOption| header.header.map(|header| (header.key, header.value));
+        let set: std::collections::BTreeMap<_, _> = ok.headers.into_iter().filter_map(told).collect();
+        let set: Vec<_> = set.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(set, [("x-gatehouse-a", "2"), ("x-gatehouse-b", "2"), ("x-gatehouse-subject", "alice")]);
+        assert_eq!(ok.headers_to_remove, ["x-c", "x-api-key"]);
+    }
+
+    #[test]
+    fn a_refusal_by_the_second_says_who_was_refused_and_sets_nothing() {
+        let denial =
+            Decision::Deny { record: second(), status: 403, description: "no".into(), challenge: None };
+        let alone = denial.clone().answer("r-1");
+        let answer = denial.answer_after(passed(), "r-1");
+        assert_eq!(keys(&answer), ["authn", "authz"]);
+        assert_eq!((answer.http_response, answer.status), (alone.http_response, alone.status));
+        let fault = Decision::Fault { description: "x".into() };
+        let alone = fault.clone().answer("r-1");
+        let answer = fault.answer_after(passed(), "r-1");
+        assert_eq!(keys(&answer), ["authn"], "it is not decided");
+        assert_eq!((answer.http_response, answer.status), (alone.http_response, alone.status));
+    }
+
+    #[test]
+    fn who_is_refused_takes_nothing_along() {
+        let fault = Decision::Fault { description: "x".into() };
+        assert_eq!(fault.clone().passed().unwrap_err(), fault);
+        let denial =
+            Decision::Deny { record: record(), status: 401, description: "no".into(), challenge: None };
+        assert_eq!(denial.clone().passed().unwrap_err(), denial);
     }
 }

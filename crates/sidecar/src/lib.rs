@@ -1,10 +1,17 @@
-//! What the sidecars share: the process around a gRPC service, its traces, and, for the two that Envoy
-//! asks by `ext_authz`, how a request is read and an answer written.
+//! What the sidecars share: the process around a gRPC service, and, for the two that Envoy asks by `ext_authz`, how a
+//! request is read, an answer written, and a decision told to logs and traces.
 
 pub mod ext_authz;
+
+pub mod decision_log;
+pub mod observers;
+pub mod traces;
+
 mod listen;
 mod process;
-pub mod traces;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use listen::{Io, Transport};
 pub use process::{DRAIN_DEADLINE, Process, Settings};

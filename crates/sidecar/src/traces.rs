@@ -16,6 +16,11 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
 
+use crate::{
+    ext_authz::{Decision, Facts},
+    observers::Told,
+};
+
 /// Sends spans.
 #[derive(Debug, Clone)]
 pub struct Traces {
@@ -62,6 +67,17 @@ const SEND_DEADLINE: Duration = Duration::from_secs(5);
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Parent {
+    /// Where a request belongs to: the call of Envoy, where that has a span of its own, else the request.
+    pub fn of(of_call: Option<&str>, facts: &Facts<'_>) -> Option<Self> {
+        if let Some(text) = of_call {
+            return Self::read(text);
+        }
+        match facts.header("traceparent").as_slice() {
+            [text] => Self::read(std::str::from_utf8(text).ok()?),
+            _ => None,
+        }
+    }
+
     /// `traceparent` (W3C Trace Context, level 1, section 3.2). Nothing where it is not valid, or not sampled.
     pub fn read(traceparent: &str) -> Option<Self> {
         let (mut parts, is_hex) = (traceparent.split('-'), |text: &str, length: usize| {
@@ -107,11 +123,29 @@ impl Traces {
         Ok(Self { provider, tracer })
     }
 
+    /// Puts a decision in the queue, as the span `authn check` or `authz check`. It tells what the decision log tells, and
+    /// less.
+    pub fn tell(&self, parent: &Parent, told: &Told<'_>, mut attributes: Vec<KeyValue>) {
+        let Told { by, facts, decision, result, .. } = told;
+        let policy = facts.policy().map(|id| id.to_string()).unwrap_or_default();
+        attributes.extend([
+            KeyValue::new("gatehouse.policy", policy),
+            KeyValue::new("gatehouse.result", *result),
+            KeyValue::new("gatehouse.status", i64::from(decision.status())),
+            KeyValue::new("gatehouse.id", facts.decision_id().to_owned()),
+        ]);
+        let failure = match decision {
+            Decision::Fault { description } => Some(description.as_str()),
+            _ => None,
+        };
+        self.record(parent, format!("{by} check"), told.times(), attributes, failure);
+    }
+
     /// Puts a span in the queue. `failure` says that what it tells of went wrong on our side.
     pub fn record(
         &self,
         parent: &Parent,
-        name: &'static str,
+        name: String,
         times: Times,
         attributes: Vec<KeyValue>,
         failure: Option<&str>,

@@ -40,6 +40,7 @@ mod tests {
     fn the_last_part_of_a_node_id_says_who_speaks() {
         assert_eq!(split_node_id("edge/i-1/authn"), ("edge/i-1", Role::Authn));
         assert_eq!(split_node_id("edge/i-1/ratelimit"), ("edge/i-1", Role::Ratelimit));
+        assert_eq!(split_node_id("edge/i-1/guard"), ("edge/i-1", Role::Guard));
         assert_eq!(split_node_id("edge/i-1"), ("edge/i-1", Role::Envoy));
         assert_eq!(split_node_id("edge/xauthn"), ("edge/xauthn", Role::Envoy));
     }

@@ -1,5 +1,5 @@
 //! The same decisions for an `ext_authz` filter with an `http_service`, which can say and hear less: see
-//! `docs/authn-operations.md`.
+//! `docs/sidecar-operations.md`.
 //!
 //! This variant has no `context_extensions`. The control plane puts the policy before the path of the request, as the
 //! filter's `path_prefix`: `/<policy>@<rev>/original`. A client adds to the end of that and to nothing else, and the first

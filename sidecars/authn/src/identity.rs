@@ -9,7 +9,7 @@ use sidecar::ext_authz::Record;
 use crate::revocations::TokenFacts;
 
 /// The key of this sidecar in the dynamic metadata.
-const KEY: &str = "authn";
+pub(crate) const KEY: &str = "authn";
 
 /// By which kind of credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

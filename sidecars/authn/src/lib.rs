@@ -30,18 +30,18 @@ mod session;
 pub mod testing;
 
 pub mod check;
-mod decision_log;
+mod flags;
 mod gauges;
 pub mod http;
 mod metrics;
 mod revocations;
 mod service;
-mod spans;
 mod state;
+mod told;
 
 pub use ages::STALE_AFTER;
 pub use cache::Tokens;
-pub use decision_log::DecisionLog;
+pub use flags::Flags;
 pub use metrics::Metrics;
 pub use revocations::{Revocations, TokenFacts};
 pub use service::AuthnService;

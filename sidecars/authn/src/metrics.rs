@@ -21,8 +21,6 @@ pub struct Metrics {
     known: Arc<[OnceLock<Counter>; METHODS.len() * RESULTS]>,
     durations: Histogram,
     pub(crate) works: Family<WorkLabel, Counter>,
-    pub(crate) log_lines: Counter,
-    pub(crate) log_dropped: Counter,
 }
 
 /// One kind of decision.
@@ -113,8 +111,6 @@ impl Default for Metrics {
             known: Arc::new([const { OnceLock::new() }; METHODS.len() * RESULTS]),
             durations: Histogram::new(BUCKETS),
             works: Family::default(),
-            log_lines: Counter::default(),
-            log_dropped: Counter::default(),
         }
     }
 }
@@ -133,16 +129,6 @@ impl Metrics {
             "works",
             "Passwords checked, tokens asked about, and keys fetched, by result",
             self.works.clone(),
-        );
-        registry.register(
-            "decision_log_lines",
-            "Decisions that were given to the log",
-            self.log_lines.clone(),
-        );
-        registry.register(
-            "decision_log_dropped",
-            "Decisions that the log had no room for",
-            self.log_dropped.clone(),
         );
     }
 

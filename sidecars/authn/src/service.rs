@@ -1,4 +1,7 @@
-//! The gRPC service that Envoy asks, and what is told of each decision: counters and a log.
+//! The gRPC service that Envoy asks, and what is told of each decision: counters, a log, and traces.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::Arc,
@@ -10,24 +13,25 @@ use envoy_types::pb::envoy::service::auth::v3::{
     authorization_server::{Authorization, AuthorizationServer},
 };
 use fetch::Fetcher;
+use opentelemetry::KeyValue;
 use prometheus_client::registry::Registry;
 use runtime::Clock;
 use sidecar::{
     ext_authz::{Decision, Facts},
-    traces::Traces,
+    observers::{Observers, Told},
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
     cache::Tokens,
     decide::{Label, Memory, Verdict, decide},
-    decision_log::DecisionLog,
     gauges::Gauges,
+    identity::KEY,
     metrics::{DecisionResult, Metrics},
     replays::Replays,
-    spans,
     state::State,
     token::Issued,
+    told::Line,
     work::Works,
 };
 
@@ -40,8 +44,7 @@ pub struct AuthnService {
     works: Arc<Works>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    log: Option<DecisionLog>,
-    traces: Option<Traces>,
+    observers: Observers,
 }
 
 /// Envoy waits for 250 ms; its own deadline would be a fault that says nothing.
@@ -69,26 +72,20 @@ impl AuthnService {
             works,
             clock,
             metrics,
-            log: None,
-            traces: None,
+            observers: Observers::default(),
         }
     }
 
-    /// Writes decisions to this log.
+    /// Tells them of each decision.
     #[must_use]
-    pub fn with_log(self, log: Option<DecisionLog>) -> Self {
-        Self { log, ..self }
-    }
-
-    /// Sends a span for each decision of a sampled trace.
-    #[must_use]
-    pub fn with_traces(self, traces: Option<Traces>) -> Self {
-        Self { traces, ..self }
+    pub fn with_observers(self, observers: Observers) -> Self {
+        Self { observers, ..self }
     }
 
     /// Makes visible what is counted, and how much there is.
     pub fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry);
+        self.observers.register(registry.sub_registry_with_prefix("gatehouse_authn"));
         let Self { state, tokens, works, .. } = self;
         Gauges { state: state.clone(), tokens: tokens.clone(), works: works.clone() }.register(registry);
     }
@@ -99,20 +96,27 @@ impl AuthnService {
     }
 
     /// Decides, counts it, and tells log and traces. `of_call` is the call's own `traceparent`.
-    pub(crate) async fn decision(&self, facts: &Facts<'_>, of_call: Option<&str>) -> Decision {
+    pub async fn decision(&self, facts: &Facts<'_>, of_call: Option<&str>) -> Decision {
         let (begun, now) = (Instant::now(), self.clock.now());
         let (decision, label) = self.decided(facts).await;
         let took = begun.elapsed();
         self.metrics.count(label, took);
-        if let Some(traces) = &self.traces
-            && let Some(parent) = spans::parent(of_call, facts)
-        {
-            spans::record(traces, &parent, facts, &decision, label, spans::times(now, took));
-        }
-        if let Some(log) = &self.log {
-            let policy = || self.state.load().policies.get(&facts.policy()?.to_string()).cloned();
-            log.write(facts, policy, &decision, label, now);
-        }
+        let told = Told {
+            by: KEY,
+            facts,
+            decision: &decision,
+            result: label.result.text(),
+            is_refused_in_shadow: false,
+            begun: now,
+            took,
+            of_call,
+        };
+        let policy = || self.state.load().policies.get(&facts.policy()?.to_string()).cloned();
+        self.observers.tell(
+            &told,
+            || vec![KeyValue::new("gatehouse.method", label.method)],
+            || Line::of(label.method, facts, policy().as_deref(), &decision),
+        );
         tracing::debug!(request = facts.decision_id(), ?label, "decided");
         decision
     }

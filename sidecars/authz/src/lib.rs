@@ -2,11 +2,13 @@
 //! metadata, and is never read from a header.
 
 mod decide;
+
+mod gauges;
 mod metrics;
 mod service;
 mod state;
+mod told;
 
-pub use metrics::Metrics;
 pub use service::AuthzService;
 pub use state::{Follower, State};
 

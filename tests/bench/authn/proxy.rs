@@ -3,8 +3,11 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::Path,
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,11 +18,6 @@ use serde_json::{Value, json};
 use tests::{
     figures::{cpu_ms, median, percentile, rounded},
     wrk,
-};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinSet,
 };
 
 /// Medians of this many, one after another for each listener.
@@ -92,8 +90,8 @@ pub(crate) async fn figures(
     }
     let [none, authn, native] = all.map(|seen| seen.map(median));
     let half = authn[2] / 2.0;
-    let without = paced(listeners[0].port, token, half).await?;
-    let with = paced(listeners[1].port, token, half).await?;
+    let without = paced(listeners[0].port, token, half)?;
+    let with = paced(listeners[1].port, token, half)?;
     process.kill().await;
     Ok(json!({
         "envoy_none_us": rounded(none[0], 1),
@@ -119,38 +117,38 @@ async fn load(script: &Path, port: u16) -> anyhow::Result<f64> {
     Ok(good.parse()?)
 }
 
-/// Asks so many times a second, whether the answers come or not, and tells how long each took: milliseconds.
-async fn paced(port: u16, token: &str, per_second: f64) -> anyhow::Result<Vec<f64>> {
+/// Asks so many times a second, evenly, and tells how long each took: milliseconds. Threads that block, since a timer of
+/// an async runtime has milliseconds, and would let all clients ask at once.
+fn paced(port: u16, token: &str, per_second: f64) -> anyhow::Result<Vec<f64>> {
     let request = format!(
         "GET /rest/api/2/issue/HELLO-1 HTTP/1.1\r\nhost: hello.example.test\r\nauthorization: Bearer {token}\r\n\r\n"
     );
-    let mut clients = JoinSet::new();
     let begun = Instant::now();
-    for at in 0..CONNECTIONS {
-        let request = request.clone();
-        #[allow(clippy::cast_precision_loss)]
-        let (step, first) = (CONNECTIONS as f64 / per_second, at as f64 / per_second);
-        clients.spawn(async move {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-            stream.set_nodelay(true)?;
-            let (mut took, mut due, mut answer) = (Vec::new(), first, [0; 4096]);
-            while due < PACED.as_secs_f64() {
-                tokio::time::sleep_until((begun + Duration::from_secs_f64(due)).into()).await;
-                let sent = Instant::now();
-                stream.write_all(request.as_bytes()).await?;
-                let read = stream.read(&mut answer).await?;
-                anyhow::ensure!(answer[..read].starts_with(b"HTTP/1.1 200"), "an answer of 200");
-                took.push(sent.elapsed().as_secs_f64() * 1e3);
-                due += step;
-            }
-            Ok(took)
-        });
-    }
-    let mut all = Vec::new();
-    while let Some(took) = clients.join_next().await {
-        all.extend(took??);
-    }
-    Ok(all)
+    #[allow(clippy::cast_precision_loss)]
+    let client = |at: usize| -> anyhow::Result<Vec<f64>> {
+        let (step, mut due) = (CONNECTIONS as f64 / per_second, at as f64 / per_second);
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        let (mut took, mut answer) = (Vec::new(), [0; 4096]);
+        while due < PACED.as_secs_f64() {
+            thread::sleep(Duration::from_secs_f64(due).saturating_sub(begun.elapsed()));
+            let sent = Instant::now();
+            stream.write_all(request.as_bytes())?;
+            let read = stream.read(&mut answer)?;
+            anyhow::ensure!(answer[..read].starts_with(b"HTTP/1.1 200"), "an answer of 200");
+            took.push(sent.elapsed().as_secs_f64() * 1e3);
+            due += step;
+        }
+        Ok(took)
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CONNECTIONS).map(|at| scope.spawn(move || client(at))).collect();
+        let mut all = Vec::new();
+        for client in clients {
+            all.extend(client.join().map_err(|_| anyhow::anyhow!("a client has ended"))??);
+        }
+        Ok(all)
+    })
 }
 
 fn bootstrap(listeners: &[Listener; 3], admin: u16, socket: &Path) -> Value {

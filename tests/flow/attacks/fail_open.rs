@@ -20,6 +20,7 @@ use envoy_types::pb::{
         rpc::Status as RpcStatus,
     },
 };
+use lab::Sidecars;
 use serde_json::json;
 use tests::{Raw, eventually};
 use tokio::net::UnixListener;
@@ -171,13 +172,23 @@ fn wrong_answers() -> Vec<(&'static str, Said, u16)> {
 /// would say yes.
 #[tokio::test]
 async fn a_sidecar_that_would_rewrite_a_path_or_says_nothing_is_stopped() {
-    let mut lab = lab(|_| ()).await;
+    Box::pin(stopped(Sidecars::Chain)).await;
+}
+
+/// The same where one answer stands for both.
+#[tokio::test]
+async fn a_guard_that_would_rewrite_a_path_or_says_nothing_is_stopped() {
+    Box::pin(stopped(Sidecars::Guard)).await;
+}
+
+async fn stopped(sidecars: Sidecars) {
+    let mut lab = lab(|layout| layout.sidecars = sidecars).await;
     let service = hello(&lab);
     lab.live(&service).await;
     let says = Arc::new(Mutex::new(Some(Ok(CheckResponse::default()))));
-    // The guard alone is left: the other sidecar would say no to most of this.
-    for sidecar in ["authn", "authz"] {
-        lab.stack.sidecars.remove(sidecar).expect("it runs").kill().await;
+    // The filter that wants both decisions is left alone: the other sidecar would say no to most of this.
+    for sidecar in sidecars.names().iter().filter(|name| **name != "ratelimit") {
+        lab.stack.sidecars.remove(*sidecar).expect("it runs").kill().await;
         assert_eq!(Raw::get(service.host(), "/healthz").send(&lab).await.status, 503, "without {sidecar}");
         let socket = lab.stack.layout.run_dir().join(format!("{sidecar}.sock"));
         let _gone = fs::remove_file(&socket);

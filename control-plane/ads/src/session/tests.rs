@@ -301,6 +301,30 @@ fn rule_47_what_is_new_comes_before_what_names_it_and_what_is_old_goes_after() {
 }
 
 #[test]
+fn rule_47_a_route_waits_for_the_guard_as_for_those_that_it_stands_for() {
+    let mut world = World::new(&[Role::Guard]);
+    let (mut envoy, mut guard) = (envoy(&world), world.stream(Role::Guard, Variant::Delta));
+    guard.ask(ResourceType::Cluster, &["*"]);
+    assert_eq!(guard.hear(), Vec::<String>::new(), "what is Envoy's is not for it");
+    guard.ask(ResourceType::AuthzPolicy, &["*"]);
+    guard.follow();
+    envoy.follow();
+    world.change([service("a", 2)]);
+    envoy.update(&world);
+    guard.update(&world);
+    envoy.ask(ResourceType::Endpoints, &["a/2"]);
+    assert_eq!(envoy.hear(), ["clusters: +a/2", "endpoints: +a/2"]);
+    envoy.accept(ResourceType::Cluster, &[]);
+    envoy.accept(ResourceType::Endpoints, &[]);
+    assert_eq!(envoy.hear(), Vec::<String>::new(), "the guard has no policy for it yet");
+    assert_eq!(guard.hear(), ["authz_policies: +a@2"]);
+    guard.accept(ResourceType::AuthzPolicy, &[]);
+    assert_eq!(envoy.hear(), ["virtual_hosts: +edge/a"]);
+    envoy.accept(ResourceType::VirtualHost, &[]);
+    assert_eq!(guard.hear(), ["authz_policies: -a@1"]);
+}
+
+#[test]
 fn rule_47_a_service_that_leaves_leaves_in_reverse() {
     let mut world = World::new(&[]);
     let mut envoy = envoy(&world);

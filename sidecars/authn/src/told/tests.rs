@@ -1,8 +1,8 @@
-//! What stands in a line, and what never does.
+//! What stands in a line of a credential, and what never does.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use api::pb;
+use api::{authn::PolicyId, pb};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envoy_types::pb::envoy::{
     config::core::v3::{HeaderMap, HeaderValue},
@@ -12,10 +12,9 @@ use envoy_types::pb::envoy::{
     },
 };
 use serde_json::{Value, json};
-use sidecar::ext_authz::Record;
+use sidecar::{decision_log::line, ext_authz::Record, observers::Told};
 
 use super::*;
-use crate::metrics::DecisionResult;
 
 /// One that reads every place.
 fn policy() -> Policy {
@@ -78,12 +77,20 @@ fn allowed() -> Decision {
     Decision::Allow { record, headers: Vec::new(), remove: Vec::new() }
 }
 
-const LABEL: Label = Label { method: "jwt", result: DecisionResult::InvalidCredential };
-
 fn text(path: &str, headers: &[(&str, &str)], decision: &Decision) -> String {
     let request = request(path, headers);
     let facts = Facts::read(&request).unwrap();
-    let text = line(&facts, Some(&policy()), decision, LABEL, UNIX_EPOCH);
+    let told = Told {
+        by: "authn",
+        facts: &facts,
+        decision,
+        result: "invalid_credential",
+        is_refused_in_shadow: false,
+        begun: UNIX_EPOCH,
+        took: Duration::ZERO,
+        of_call: None,
+    };
+    let text = line(&told, Line::of("jwt", &facts, Some(&policy()), decision));
     assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text}");
     text
 }
@@ -99,7 +106,7 @@ fn a_line_tells_who_asked_for_what_and_what_became_of_it() {
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", bearer.as_str()), ("x-request-id", "r-1")];
     let mut expected = json!({
-        "time": "1970-01-01T00:00:00Z", "id": "r-1", "policy": "i-1", "rev": 3, "method": "jwt",
+        "time": "1970-01-01T00:00:00Z", "id": "r-1", "by": "authn", "policy": "i-1", "rev": 3, "method": "jwt",
         "result": "invalid_credential", "status": 401, "reason": "the token has expired",
         "kid": jwt::testing::header()["kid"], "credential": hash[..16],
         "host": "hello.example.test", "path": "/a",
@@ -146,72 +153,4 @@ fn a_password_is_not_even_hashed() {
     assert_eq!((&line["credential"], &line["kid"]), (&Value::Null, &Value::Null));
     let line = read("/", &[("x-api-key", "gatehouse_0a_secret")], &denied());
     assert_eq!(line["credential"].as_str().unwrap().len(), 16);
-}
-
-#[test]
-fn whatever_a_client_sends_stays_on_its_line_and_in_its_field() {
-    let path = "/a\n{\"status\":200}\u{7f}\u{9b}31m\u{1b}[0m\"";
-    let line = text(path, &[], &denied());
-    assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
-    assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["path"], path);
-    let long = "ä".repeat(3_000);
-    let line = read(&long, &[], &denied());
-    assert_eq!(line["path"].as_str().unwrap().len(), MAX_TEXT_BYTES);
-}
-
-#[tokio::test]
-async fn refusals_are_all_written_and_of_what_passes_the_same_share_everywhere() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("decisions.jsonl");
-    let metrics = Metrics::default();
-    let logs: Vec<_> = [0.25, 0.0, 1.0]
-        .map(|sample| DecisionLog::open(path.to_str().unwrap(), sample, &metrics).unwrap())
-        .into();
-    let ids = || (0..1_000).map(|at| format!("request-{at}"));
-    let sampled = |log: &DecisionLog| ids().filter(|id| log.is_sampled(id)).count();
-    assert!((200..300).contains(&sampled(&logs[0].0)), "{}", sampled(&logs[0].0));
-    assert_eq!((sampled(&logs[1].0), sampled(&logs[2].0)), (0, 1_000));
-    for at in 0..10 {
-        let id = format!("r-{at}");
-        let request = request("/", &[("x-request-id", &id)]);
-        let facts = Facts::read(&request).unwrap();
-        for decision in [allowed(), denied()] {
-            logs[1].0.write(&facts, || None, &decision, LABEL, UNIX_EPOCH);
-        }
-    }
-    for (log, task) in logs {
-        drop(log);
-        task.await.unwrap();
-    }
-    let text = fs::read_to_string(&path).unwrap();
-    assert_eq!((text.lines().count(), metrics.log_lines.get()), (10, 10));
-    assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
-}
-
-#[test]
-fn a_full_queue_drops_and_counts() {
-    let (queue, _never_read) = mpsc::channel(1);
-    let metrics = Metrics::default();
-    let (lines, dropped) = (metrics.log_lines.clone(), metrics.log_dropped.clone());
-    let log = DecisionLog { queue, below: u64::MAX, lines, dropped };
-    let request = request("/", &[]);
-    for _ in 0..3 {
-        log.write(&Facts::read(&request).unwrap(), || None, &denied(), LABEL, UNIX_EPOCH);
-    }
-    assert_eq!((metrics.log_lines.get(), metrics.log_dropped.get()), (1, 2));
-}
-
-#[test]
-fn a_file_that_was_moved_away_is_begun_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("decisions.jsonl");
-    let mut target = Target::file(&path).unwrap();
-    target.write("one\n").unwrap();
-    fs::rename(&path, folder.path().join("old")).unwrap();
-    if let Target::File { looked, .. } = &mut target {
-        *looked -= LOOK_AGAIN;
-    }
-    target.write("two\n").unwrap();
-    assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-    assert_eq!(fs::read_to_string(folder.path().join("old")).unwrap(), "one\n");
 }

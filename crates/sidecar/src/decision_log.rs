@@ -1,34 +1,23 @@
 //! A line of JSON for each denial and fault, and for a share of what was allowed. A request never waits for the log:
 //! what the queue has no room for is counted and gone.
 //!
-//! No line holds a credential. It holds the id of the key that a token names, and a part of the credential's hash: enough
-//! to find its other requests, and too little to find the credential. A password is not even hashed, since many could be
-//! guessed from that.
+//! What stands here is what every sidecar tells. What it adds is its own affair, and never a credential.
 
 use std::{
     fs,
     io::{self, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use api::authn::PolicyId;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use serde::Serialize;
-use sidecar::ext_authz::{Decision, Facts};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{
-    credentials::{Authorization, Presented},
-    decide::{Label, presented},
-    method::Place,
-    metrics::Metrics,
-    policy::Policy,
-};
+use crate::{ext_authz::Decision, observers::Told};
 
 /// Takes decisions to be written.
 #[derive(Debug, Clone)]
@@ -36,6 +25,11 @@ pub struct DecisionLog {
     queue: mpsc::Sender<String>,
     /// A request whose hash is below it is written when it was allowed.
     below: u64,
+}
+
+/// What became of lines.
+#[derive(Debug, Clone, Default)]
+pub struct LogCounters {
     lines: Counter,
     dropped: Counter,
 }
@@ -53,39 +47,36 @@ const MAX_TEXT_BYTES: usize = 1_024;
 /// Between two looks whether the file was moved away; then a new one is begun in its place.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// One decision. The names are part of the format: `docs/authn-operations.md`.
+/// One decision. The names are part of the format: `docs/sidecar-operations.md`.
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<'a, T> {
     time: String,
     id: &'a str,
+    by: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rev: Option<u64>,
-    method: &'a str,
     result: &'static str,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iss: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sub: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kid: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    credential: Option<&'a str>,
+    #[serde(flatten)]
+    more: T,
     host: &'a str,
     path: &'a str,
 }
 
-/// What may be told of a credential.
-#[derive(Default)]
-struct Shown {
-    key_id: Option<String>,
-    hash: Option<String>,
+impl LogCounters {
+    /// Makes them visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("decision_log_lines", "Decisions that were given to the log", self.lines.clone());
+        registry.register(
+            "decision_log_dropped",
+            "Decisions that the log had no room for",
+            self.dropped.clone(),
+        );
+    }
 }
 
 impl DecisionLog {
@@ -94,7 +85,7 @@ impl DecisionLog {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(name: &str, sample: f64, metrics: &Metrics) -> io::Result<(Self, oneshot::Receiver<()>)> {
+    pub fn open(name: &str, sample: f64) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let target = if name == "-" { Target::Stdout } else { Target::file(Path::new(name))? };
         let (queue, lines) = mpsc::channel(MAX_QUEUED);
         let (end, ended) = oneshot::channel();
@@ -107,25 +98,18 @@ impl DecisionLog {
         // The product is not negative, and a float that is too large becomes the largest number.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let below = (sample.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
-        let (lines, dropped) = (metrics.log_lines.clone(), metrics.log_dropped.clone());
-        Ok((Self { queue, below, lines, dropped }, ended))
+        Ok((Self { queue, below }, ended))
     }
 
-    /// Writes a decision, if it is one that is written.
-    pub(crate) fn write(
-        &self,
-        facts: &Facts<'_>,
-        policy: impl FnOnce() -> Option<Arc<Policy>>,
-        decision: &Decision,
-        label: Label,
-        now: SystemTime,
-    ) {
-        if matches!(decision, Decision::Allow { .. }) && !self.is_sampled(facts.decision_id()) {
+    /// Writes a decision, if it is one that is written; then with what `more` says of it.
+    pub fn write<T: Serialize>(&self, told: &Told<'_>, counters: &LogCounters, more: impl FnOnce() -> T) {
+        let is_refusal = told.is_refused_in_shadow || !matches!(told.decision, Decision::Allow { .. });
+        if !is_refusal && !self.is_sampled(told.facts.decision_id()) {
             return;
         }
-        match self.queue.try_send(line(facts, policy().as_deref(), decision, label, now)) {
-            Ok(()) => self.lines.inc(),
-            Err(_) => self.dropped.inc(),
+        match self.queue.try_send(line(told, more())) {
+            Ok(()) => counters.lines.inc(),
+            Err(_) => counters.dropped.inc(),
         };
     }
 
@@ -137,38 +121,20 @@ impl DecisionLog {
     }
 }
 
-fn line(
-    facts: &Facts<'_>,
-    policy: Option<&Policy>,
-    decision: &Decision,
-    label: Label,
-    now: SystemTime,
-) -> String {
-    let asked = facts.policy();
-    let Shown { key_id, hash } = shown(facts, policy);
-    let (status, reason, record) = match decision {
-        Decision::Allow { record, .. } => (200, None, Some(record)),
-        Decision::Deny { record, status, description, .. } => {
-            (*status, Some(description.as_str()), Some(record))
-        }
-        Decision::Fault { description } => (503, Some(description.as_str()), None),
-    };
-    let told = |key| record.and_then(|record| record.get(key)).map(cut);
-    let PolicyId { policy, rev } = asked.unwrap_or(PolicyId { policy: String::new(), rev: 0 });
+/// A decision as it is written.
+pub fn line<T: Serialize>(told: &Told<'_>, more: T) -> String {
+    let Told { by, facts, decision, result, begun, .. } = told;
+    let named = facts.policy();
     let line = Line {
-        time: OffsetDateTime::from(now).format(&Rfc3339).unwrap_or_default(),
+        time: OffsetDateTime::from(*begun).format(&Rfc3339).unwrap_or_default(),
         id: facts.decision_id(),
-        rev: (!policy.is_empty()).then_some(rev),
-        policy: (!policy.is_empty()).then_some(cut(&policy)),
-        method: label.method,
-        result: label.result.text(),
-        status,
-        reason,
-        iss: told("iss"),
-        sub: told("sub"),
-        tenant: told("tenant"),
-        kid: key_id.as_deref().map(cut),
-        credential: hash.as_deref(),
+        by,
+        policy: named.as_ref().map(|named| cut(&named.policy)),
+        rev: named.as_ref().map(|named| named.rev),
+        result,
+        status: decision.status(),
+        reason: decision.reason(),
+        more,
         host: cut(facts.host()),
         path: cut(facts.path().split(['?', '#']).next().unwrap_or_default()),
     };
@@ -193,29 +159,10 @@ fn visible(json: &str) -> String {
     text
 }
 
-fn cut(text: &str) -> &str {
+/// As much of a text as a line holds.
+pub fn cut(text: &str) -> &str {
     let end = (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or_default()]
-}
-
-/// The first credential of the request, in the policy's order.
-fn shown(facts: &Facts<'_>, policy: Option<&Policy>) -> Shown {
-    let authorization = Authorization::of(facts);
-    let places = policy.into_iter().flat_map(Policy::places).map(|(place, _)| place);
-    let bearer = [Place::Authorization("bearer"), Place::Authorization("dpop")];
-    let found = places.chain(bearer).find_map(|place| match presented(facts, authorization, place) {
-        Presented::One(text) => Some((place, text)),
-        _ => None,
-    });
-    let Some((place, text)) = found else { return Shown::default() };
-    if place == Place::Authorization("basic") {
-        return Shown::default();
-    }
-    let hash = blake3::hash(text.as_bytes()).to_hex();
-    let token = jwt::Token::read(text).ok();
-    let key_id = token.and_then(|token| token.key_id().map(str::to_owned));
-    // 64 bits.
-    Shown { key_id, hash: hash.get(..16).map(str::to_owned) }
 }
 
 fn write_all(mut target: Target, mut lines: mpsc::Receiver<String>) {

@@ -7,6 +7,7 @@ mod access_log;
 mod ages;
 mod asked;
 mod attacks;
+mod authorization;
 mod bindings;
 mod client;
 mod cloud;

@@ -259,6 +259,7 @@ pub fn targets() -> Vec<Target> {
         }),
         Target::new("a policy", policies, testing::policy),
         Target::new("a set of keys", testing::key_sets(), testing::key_set),
+        Target::new("rules and a request", policy::testing::corpus(), policy::testing::agree),
         Target::new("a revocation", testing::revocations(), testing::revocation),
         Target::new("an answer about a token", testing::answers(), testing::introspected),
         Target::new("a key in PEM", vec![pem.into_bytes()], |bytes| {

@@ -7,7 +7,7 @@ use model::{ServiceFile, UpstreamRule};
 #[test]
 fn every_example_is_a_service_file_that_the_broker_takes() {
     let root = tests::project();
-    for folder in ["examples", "examples/auth"] {
+    for folder in ["examples", "examples/auth", "examples/authz"] {
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let text = fs::read_to_string(&path).unwrap_or_default();
@@ -19,6 +19,21 @@ fn every_example_is_a_service_file_that_the_broker_takes() {
             let read = ServiceFile::parse(&value, UpstreamRule::LoopbackAllowed);
             assert!(read.is_ok(), "{}: {}", path.display(), read.unwrap_err());
         }
+    }
+}
+
+/// Each field of a rule has an example, whose own table shows what it does, and a section of the guide.
+#[test]
+fn every_field_of_a_rule_has_an_example_and_a_row() {
+    let root = tests::project();
+    let page = fs::read_to_string(root.join("docs/authorization.md")).unwrap();
+    let examples = fs::read_dir(root.join("examples/authz")).unwrap();
+    let examples: String = examples.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    let schema = model::service_schema();
+    let fields = schema["definitions"]["authz_match"]["properties"].as_object().unwrap();
+    for field in fields.keys() {
+        assert!(page.contains(&format!("\n| `{field}` |")), "docs/authorization.md has no row {field}");
+        assert!(examples.contains(&format!("{field}: ")), "no example has a rule with {field}");
     }
 }
 

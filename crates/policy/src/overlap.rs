@@ -1,7 +1,11 @@
 //! Rules that can never decide anything, since another one decides all of their requests. Only what is sure is told: two
 //! rules that together leave nothing for a third are not found.
 
-use api::authz::{ClaimRule, Effect, Rule};
+use api::{
+    authz::{ClaimRule, Effect, HostPattern, Rule},
+    network::Network,
+    path::PathTemplate,
+};
 
 /// A rule that another one leaves nothing to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +44,8 @@ fn covers(wide: &Rule, rule: &Rule) -> bool {
         && wide.scopes.iter().all(|scope| rule.scopes.contains(scope))
         && wide.claims.iter().all(has)
         && (wide.time.is_none() || wide.time == rule.time)
-        && one_of(&wide.hosts, &rule.hosts, |wide, own| wide.covers(own))
-        && one_of(&wide.networks, &rule.networks, |wide, own| wide.covers(own))
+        && one_of(&wide.hosts, &rule.hosts, HostPattern::covers)
+        && one_of(&wide.networks, &rule.networks, Network::covers)
         && covers_paths(wide, rule)
 }
 
@@ -49,7 +53,7 @@ fn covers(wide: &Rule, rule: &Rule) -> bool {
 fn covers_paths(wide: &Rule, rule: &Rule) -> bool {
     if wide.comparisons.is_empty() {
         let is_everything = wide.paths.iter().any(|path| path.segments.is_empty() && !path.is_exact);
-        return is_everything || one_of(&wide.paths, &rule.paths, |wide, own| wide.covers(own));
+        return is_everything || one_of(&wide.paths, &rule.paths, PathTemplate::covers);
     }
     rule.paths.iter().all(|path| wide.paths.contains(path))
         && wide.comparisons.iter().all(|comparison| rule.comparisons.contains(comparison))

@@ -1,7 +1,7 @@
 //! The typed form of `gatehouse.authz.v1.Policy`, checked in the control plane and again in the sidecar.
 //! How it decides stands in the crate `policy`.
 
-use crate::{Invalid, authn::PolicyId, path::PathPattern, pb};
+use crate::{Invalid, authn::PolicyId, cedar::Cedar, path::PathPattern, pb};
 
 /// Which requests of one service pass.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct Policy {
     pub mode: Mode,
     /// Paths that pass without an identity.
     pub anonymous: Vec<PathPattern>,
+    /// Decides beside the rules, where the service has it.
+    pub cedar: Option<Cedar>,
 }
 
 /// What a policy says of a request.
@@ -79,7 +81,11 @@ impl TryFrom<pb::authz::Policy> for Policy {
             .map(|(at, rule)| Rule::try_from(rule).map_err(|why| why.within(&format!("allow[{at}]"))))
             .collect::<Result<_, _>>()?;
         let anonymous = crate::authn::patterns("anonymous", &wire.anonymous)?;
-        Ok(Self { id, default, allow, mode, anonymous })
+        let cedar = wire.cedar.map(Cedar::try_from).transpose().map_err(|why| why.within("cedar"))?;
+        if cedar.is_some() && default == Effect::Allow {
+            return Err(Invalid::new("default_effect", "allow", "deny, where Cedar decides too"));
+        }
+        Ok(Self { id, default, allow, mode, anonymous, cedar })
     }
 }
 
@@ -123,6 +129,7 @@ mod tests {
             allow: vec![rule],
             mode: pb::authz::Mode::Unspecified.into(),
             anonymous: vec![],
+            cedar: None,
         };
         assert_eq!(Policy::try_from(wire.clone()).unwrap().default, Effect::Deny);
         change(&mut wire);
@@ -142,6 +149,17 @@ mod tests {
         check(
             |wire| wire.allow[0].scopes = vec!["a b".into()],
             "allow[0].scopes[0]: one scope, without spaces, got \"a b\"",
+        );
+        check(
+            |wire| wire.cedar = Some(pb::authz::Cedar::default()),
+            "cedar.policies: at least one policy, got nothing",
+        );
+        check(
+            |wire| {
+                wire.default_effect = pb::authz::Effect::Allow.into();
+                wire.cedar = Some(pb::authz::Cedar { policies: "…".into(), ..Default::default() });
+            },
+            "default_effect: deny, where Cedar decides too, got \"allow\"",
         );
     }
 }

@@ -5,4 +5,6 @@
 
 mod rules;
 
+pub mod cedar;
+
 pub use rules::{Decided, Request, Rules};

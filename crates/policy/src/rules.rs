@@ -125,6 +125,7 @@ mod tests {
             ],
             mode: 0,
             anonymous: vec!["/healthz".into()],
+            cedar: None,
         };
         Rules::new(wire.try_into().unwrap())
     }

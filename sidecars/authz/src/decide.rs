@@ -121,6 +121,7 @@ mod tests {
             allow: vec![rule],
             mode: mode.into(),
             anonymous: vec!["/healthz".into()],
+            cedar: None,
         };
         let mut table = Table::default();
         table.insert("i-1@3".into(), Rules::new(wire.try_into().unwrap()));

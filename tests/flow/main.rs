@@ -8,6 +8,7 @@ mod ages;
 mod asked;
 mod attacks;
 mod bindings;
+mod cedar;
 mod client;
 mod cloud;
 mod decision_log;

@@ -7,7 +7,7 @@ use model::{ServiceFile, UpstreamRule};
 #[test]
 fn every_example_is_a_service_file_that_the_broker_takes() {
     let root = tests::project();
-    for folder in ["examples", "examples/auth"] {
+    for folder in ["examples", "examples/auth", "examples/authz"] {
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let text = fs::read_to_string(&path).unwrap_or_default();

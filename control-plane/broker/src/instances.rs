@@ -19,7 +19,8 @@ use store::{Put, Write};
 use uuid::Uuid;
 
 use crate::{
-    Broker, SERVICE_ID, answer::Answer, catalog::MAINTENANCE_VERSION, guard::Asking, tenants::over_quota,
+    Broker, SERVICE_ID, answer::Answer, catalog::MAINTENANCE_VERSION, cedar, guard::Asking,
+    tenants::over_quota,
 };
 
 /// Query parameters of all calls; each uses some.
@@ -366,6 +367,9 @@ impl Broker {
         for (place, method) in service.auth_methods() {
             self.check_method(&place, method)
                 .map_err(|why| Answer::bad_request(format!("parameters: {why}")))?;
+        }
+        if let Some(cedar) = &service.authz.cedar {
+            cedar::check(cedar).or_else(refused)?;
         }
         Ok(service)
     }

@@ -3,6 +3,7 @@
 
 mod bindings;
 mod catalog;
+mod cedar;
 mod instances;
 
 mod answer;

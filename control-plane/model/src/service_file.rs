@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     Host, UpstreamUrl,
     auth::{self, Auth, AuthMethod, RouteAuth},
+    cedar::Cedar,
     plan::Plan,
 };
 
@@ -118,6 +119,9 @@ pub struct Authz {
     /// `enforce` or `shadow`.
     #[serde(default = "enforce")]
     pub mode: String,
+    /// Decides beside the rules.
+    #[serde(default)]
+    pub cedar: Option<Cedar>,
 }
 
 /// A rule; only `allow` in this release.
@@ -314,6 +318,10 @@ impl ServiceFile {
         broken.extend(self.auth.broken_rules());
         for (at, path) in self.auth.anonymous.iter().enumerate() {
             broken.extend(path_rule(&format!("auth.anonymous[{at}]"), path));
+        }
+        if self.authz.cedar.is_some() && self.authz.default != "deny" {
+            let got = &self.authz.default;
+            broken.push(format!("authz.default: deny, where Cedar decides too, got {got:?}"));
         }
         for (at, rule) in self.authz.rules.iter().enumerate() {
             for (nth, path) in rule.allow.paths.iter().enumerate() {

@@ -80,8 +80,8 @@ pub struct Request<'a> {
     pub path: RequestPath<'a>,
     /// Of the client. Where it is not known, Cedar cannot decide.
     pub address: Option<IpAddr>,
-    /// When it came.
-    pub time: SystemTime,
+    /// When it came. Where it is not known, Cedar cannot decide.
+    pub time: Option<SystemTime>,
     /// Who sends it.
     pub identity: Identity<'a>,
 }
@@ -105,6 +105,17 @@ pub enum Verdict<'a> {
     },
 }
 
+impl Verdict<'_> {
+    /// What stands in logs and metadata for the rule that decided: `cedar:<policy>`, or `cedar-error:<policy>`.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Permit(policy) | Self::Forbid(policy) => format!("cedar:{policy}"),
+            Self::Neither => "default".to_owned(),
+            Self::Failed { policy, .. } => format!("cedar-error:{policy}"),
+        }
+    }
+}
+
 /// A request with a longer path is denied: `like` looks at each character again for each character of a pattern.
 const MAX_PATH_BYTES: usize = 2_048;
 /// What failed, where it was no policy.
@@ -117,7 +128,7 @@ impl Compiled {
     /// Each mistake with its field, its line and column in the text, and its policy.
     pub fn new(cedar: &Cedar) -> Result<Self, InvalidCedar> {
         let schema = schema::read(&cedar.schema, &cedar.resources)?;
-        let policies = source::policies(&cedar.policies, &schema)?;
+        let policies = source::policies(&cedar.policies)?;
         let store = Store::read(cedar.entities.as_deref(), &schema)?;
         let path_type = schema::entity_type(PATH)?;
         let actions = METHODS.iter().map(|method| schema::action(method)).collect::<Result<Vec<_>, _>>()?;
@@ -129,6 +140,8 @@ impl Compiled {
             .collect::<Result<Vec<_>, InvalidCedar>>()?;
         let targets = mappings.iter().map(|target| &target.entity).chain([&path_type]);
         let slices = Slices::cut(&policies, &actions, targets)?;
+        // This takes longest, and its time grows with what the slices bound.
+        source::validate(&cedar.policies, &policies, &schema)?;
         let names = policies.iter().map(|policy| policy.id().clone()).collect();
         Ok(Self { mappings, path_type, actions, names, slices, store, authorizer: Authorizer::new() })
     }
@@ -234,6 +247,7 @@ fn context(
     captures: &[(&str, &str)],
 ) -> Result<Context, String> {
     let address = request.address.ok_or("the address of the client is not known")?;
+    let time = request.time.ok_or("the time of the request is not known")?;
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
     let captures = captures.iter().map(|(name, value)| ((*name).to_owned(), text(value)));
     let captures = RestrictedExpression::new_record(captures).map_err(|error| error.to_string())?;
@@ -241,7 +255,7 @@ fn context(
         ("host", text(request.host)),
         ("path", text(path.as_str())),
         ("address", RestrictedExpression::new_ip(address.to_string())),
-        ("time", RestrictedExpression::new_datetime(written(request.time))),
+        ("time", RestrictedExpression::new_datetime(written(time))),
         ("captures", captures),
     ];
     let fields = fields.map(|(name, value)| (name.to_owned(), value));

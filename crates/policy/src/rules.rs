@@ -7,6 +7,8 @@ use api::{
     path::{AmbiguousPath, PathPattern, RequestPath},
 };
 
+use crate::cedar::Said;
+
 /// A policy, ready to decide.
 #[derive(Debug)]
 pub struct Rules {
@@ -35,6 +37,8 @@ pub struct Decided<'a> {
     pub effect: Effect,
     /// Which rule said so: a rule's id, `anonymous`, `default`, or `path`.
     pub rule: &'a str,
+    /// The same, as far as a second engine has to know.
+    pub said: Said,
     /// Whether a deny is carried out.
     pub mode: Mode,
     /// Scopes that would have made the difference (RFC 6750 section 3.1, `insufficient_scope`).
@@ -57,19 +61,27 @@ impl Rules {
     /// Decides one request.
     pub fn decide(&self, request: Request<'_>) -> Decided<'_> {
         let mode = self.policy.mode;
-        let decided =
-            |effect, rule| Decided { effect, rule, mode, missing_scopes: Vec::new(), ambiguous_path: None };
+        let decided = |effect, rule, said| Decided {
+            effect,
+            rule,
+            said,
+            mode,
+            missing_scopes: Vec::new(),
+            ambiguous_path: None,
+        };
         let path = match RequestPath::parse(request.path) {
             Ok(path) => path,
-            Err(why) => return Decided { ambiguous_path: Some(why), ..decided(Effect::Deny, "path") },
+            Err(why) => {
+                return Decided { ambiguous_path: Some(why), ..decided(Effect::Deny, "path", Said::Denied) };
+            }
         };
         // Both lists say so: this one is of the whole service.
         if request.open && any_matches(&self.policy.anonymous, &path) {
-            return decided(Effect::Allow, "anonymous");
+            return decided(Effect::Allow, "anonymous", Said::Open);
         }
         // No rule grants anything to nobody: only the list of anonymous paths does.
         if !request.authenticated {
-            return decided(Effect::Deny, "unauthenticated");
+            return decided(Effect::Deny, "unauthenticated", Said::Denied);
         }
         let mut missing_scopes = Vec::new();
         for rule in self.policy.allow.iter().filter(|rule| matches_target(rule, request.method, &path)) {
@@ -77,15 +89,15 @@ impl Rules {
                 rule.scopes.iter().map(String::as_str).filter(|scope| !request.scopes.contains(scope));
             let missing: Vec<_> = missing.collect();
             if missing.is_empty() {
-                return decided(Effect::Allow, &rule.id);
+                return decided(Effect::Allow, &rule.id, Said::Allowed);
             }
             if missing_scopes.is_empty() {
                 missing_scopes = missing;
             }
         }
         match self.policy.default {
-            Effect::Allow => decided(Effect::Allow, "default"),
-            Effect::Deny => Decided { missing_scopes, ..decided(Effect::Deny, "default") },
+            Effect::Allow => decided(Effect::Allow, "default", Said::Nothing),
+            Effect::Deny => Decided { missing_scopes, ..decided(Effect::Deny, "default", Said::Nothing) },
         }
     }
 }

@@ -3,10 +3,15 @@
 //! An empty answer means ALLOW to Envoy, and so does a status 0 with a denied body. So a [`CheckResponse`] is
 //! made here and nowhere else, from a [`Decision`] that has no default.
 
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
 use api::authn::PolicyId;
 use envoy_types::pb::{
     envoy::{
-        config::core::v3::{HeaderValue, HeaderValueOption},
+        config::core::v3::{HeaderValue, HeaderValueOption, address::Address},
         service::auth::v3::{
             CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, attribute_context::HttpRequest,
             check_response::HttpResponse,
@@ -62,6 +67,22 @@ impl<'a> Facts<'a> {
     pub fn certificate(&self) -> &'a str {
         let source = self.check.attributes.as_ref().and_then(|attributes| attributes.source.as_ref());
         source.map_or("", |source| &source.certificate)
+    }
+
+    /// Of the client, as Envoy trusts it: behind proxies that it knows the one in front of them.
+    pub fn address(&self) -> Option<IpAddr> {
+        let source = self.check.attributes.as_ref()?.source.as_ref()?;
+        match source.address.as_ref()?.address.as_ref()? {
+            Address::SocketAddress(socket) => socket.address.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// When Envoy had the first byte of the request.
+    pub fn time(&self) -> Option<SystemTime> {
+        let time = self.check.attributes.as_ref()?.request.as_ref()?.time.as_ref()?;
+        let (secs, nanos) = (u64::try_from(time.seconds).ok()?, u32::try_from(time.nanos).ok()?);
+        UNIX_EPOCH.checked_add(Duration::new(secs, nanos.min(999_999_999)))
     }
 
     /// `x-request-id`, which Envoy draws and writes to the access log too: by it people find a decision.

@@ -7,20 +7,20 @@ use api::{
     authz::{Effect, Mode},
 };
 use envoy_types::pb::google::protobuf::Struct;
-use policy::{Decided, Request, Rules};
+use policy::{Decided, Request};
 use sidecar::ext_authz::{Decision, Facts, Fields as _, Record};
 use xds::Table;
 
-use crate::metrics::DecisionResult;
+use crate::{cedar, metrics::DecisionResult, state::InForce};
 
 /// The key of this sidecar in the dynamic metadata, and that of authentication.
 const KEY: &str = "authz";
 const AUTHN: &str = "authn";
 
 /// Decides.
-pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<Rules>) -> (Decision, DecisionResult) {
-    let Some((id, rules)) =
-        facts.policy().and_then(|id| policies.get(&id.to_string()).map(|rules| (id, rules)))
+pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<InForce>) -> (Decision, DecisionResult) {
+    let Some((id, policy)) =
+        facts.policy().and_then(|id| policies.get(&id.to_string()).map(|policy| (id, policy)))
     else {
         let description = "the route names a policy that is not here".into();
         return (Decision::Fault { description }, DecisionResult::UnknownPolicy);
@@ -34,7 +34,14 @@ pub(crate) fn decide(facts: &Facts<'_>, policies: &Table<Rules>) -> (Decision, D
     let open = identity.is_true("open");
     let request =
         Request { method: facts.method(), path: facts.path(), open, authenticated, scopes: &scopes };
-    answer(&id, &rules.decide(request))
+    let decided = policy.rules.decide(request);
+    match &policy.cedar {
+        Some(engine) if decided.said.asks_cedar() => {
+            let verdict = cedar::ask(engine, facts, identity);
+            cedar::answer(&verdict, decided, |decided| answer(&id, decided))
+        }
+        _ => answer(&id, &decided),
+    }
 }
 
 /// Whether authentication decided, and by a policy of this very instance: a route can have one of its own.
@@ -106,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn policies(mode: pb::authz::Mode) -> Table<Rules> {
+    fn policies(mode: pb::authz::Mode) -> Table<InForce> {
         let rule = pb::authz::Rule {
             id: "rule-0".into(),
             methods: vec!["GET".into()],
@@ -124,7 +131,7 @@ mod tests {
             cedar: None,
         };
         let mut table = Table::default();
-        table.insert("i-1@3".into(), Rules::new(wire.try_into().unwrap()));
+        table.insert("i-1@3".into(), InForce::new(wire.try_into().unwrap()).unwrap());
         table
     }
 

@@ -1,6 +1,7 @@
 //! The authorization sidecar: may this identity do this? The identity is what authentication left in the
 //! metadata, and is never read from a header.
 
+mod cedar;
 mod decide;
 mod metrics;
 mod service;

@@ -24,6 +24,8 @@ pub(crate) enum DecisionResult {
     Denied,
     /// Would have been denied.
     ShadowDenied,
+    /// Denied, because a policy in Cedar was in error.
+    CedarError,
     BadRequest,
     UnknownPolicy,
     /// Authentication has not decided, or about another policy.

@@ -4,16 +4,33 @@ use std::{sync::Arc, time::Instant};
 
 use api::{ResourceType, authz::Policy, pb};
 use arc_swap::ArcSwap;
-use policy::Rules;
+use policy::{Rules, cedar::Compiled};
 use prost::Message as _;
 use xds::{Handler, Table};
 
 /// Read by every request.
 #[derive(Default)]
-pub struct State(ArcSwap<Table<Rules>>);
+pub struct State(ArcSwap<Table<InForce>>);
+
+/// A service's policy, ready to decide.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) rules: Rules,
+    /// Beside the rules, where the service has it.
+    pub(crate) cedar: Option<Compiled>,
+}
+
+impl InForce {
+    /// Reads what Cedar is to decide, too; nothing is in force that it could not.
+    pub(crate) fn new(policy: Policy) -> Result<Self, String> {
+        let compiled = policy.cedar.as_ref().map(Compiled::new).transpose();
+        let cedar = compiled.map_err(|invalid| invalid.within("cedar").to_string())?;
+        Ok(Self { rules: Rules::new(policy), cedar })
+    }
+}
 
 impl State {
-    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Table<Rules>>> {
+    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Table<InForce>>> {
         self.0.load()
     }
 }
@@ -21,7 +38,7 @@ impl State {
 /// Takes in what the control plane sends.
 pub struct Follower {
     state: Arc<State>,
-    next: Table<Rules>,
+    next: Table<InForce>,
 }
 
 impl Follower {
@@ -38,7 +55,7 @@ impl Handler for Follower {
         if policy.id.to_string() != name {
             return Err(format!("name: must be the resource's name, got {:?}", policy.id.to_string()));
         }
-        self.next.insert(name.to_owned(), Rules::new(policy));
+        self.next.insert(name.to_owned(), InForce::new(policy)?);
         Ok(())
     }
 

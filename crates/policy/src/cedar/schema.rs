@@ -12,6 +12,8 @@
 //!   context: { host: String, path: String, address: ipaddr, time: datetime, captures: { doc?: String, … } },
 //! };
 //! ```
+//!
+//! The names of Cedar's own types are written `__cedar::String`, so that no type of a service takes their place.
 
 use std::collections::BTreeSet;
 
@@ -68,21 +70,23 @@ fn undeclared(schema: &Schema, mappings: &[Mapping]) -> Option<InvalidCedar> {
 fn base(types: &BTreeSet<&str>, mappings: &[Mapping]) -> String {
     let captures: BTreeSet<_> = mappings.iter().flat_map(Mapping::captures).collect();
     // Which of them there are depends on the mapping.
-    let captures: Vec<_> = captures.iter().map(|name| format!("\"{name}\"?: String")).collect();
+    let captures: Vec<_> = captures.iter().map(|name| format!("\"{name}\"?: __cedar::String")).collect();
     let mut resources = vec![PATH];
     resources.extend(types.iter().filter(|name| **name != PATH));
     let actions = METHODS.map(|method| format!("\"{method}\""));
     format!(
         "entity {GROUP} in [{GROUP}];
         entity {USER} in [{GROUP}] = {{
-            \"subject\": String, \"issuer\"?: String, \"tenant\"?: String, \"method\": String, \"scopes\": Set<String>,
+            \"subject\": __cedar::String, \"issuer\"?: __cedar::String, \"tenant\"?: __cedar::String,
+            \"method\": __cedar::String, \"scopes\": Set<__cedar::String>,
         }};
         entity {PATH};
         action {} appliesTo {{
             principal: [{USER}],
             resource: [{}],
             context: {{
-                \"host\": String, \"path\": String, \"address\": ipaddr, \"time\": datetime,
+                \"host\": __cedar::String, \"path\": __cedar::String,
+                \"address\": __cedar::ipaddr, \"time\": __cedar::datetime,
                 \"captures\": {{{}}},
             }},
         }};",

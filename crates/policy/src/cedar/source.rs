@@ -1,6 +1,9 @@
 //! From the text of policies to validated policies, and where in the text a mistake stands.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use cedar_policy::{
     Policy, PolicyId, PolicySet, Schema, ValidationMode, ValidationWarning, Validator, ffi::DetailedError,
@@ -34,6 +37,15 @@ pub(super) const MAX_DEREFERENCES: u32 = 3;
 const FIELD: &str = "policies";
 
 impl InvalidCedar {
+    /// The same mistakes, seen from the field that holds these.
+    #[must_use]
+    pub fn within(mut self, parent: &str) -> Self {
+        for mistake in &mut self.0 {
+            mistake.field = format!("{parent}.{}", mistake.field);
+        }
+        self
+    }
+
     pub(super) fn of(mistake: Mistake) -> Self {
         Self(vec![mistake])
     }
@@ -85,7 +97,7 @@ fn place(text: &str, offset: usize) -> Option<(usize, usize)> {
 }
 
 /// The policies in the order of the text, each under its name: what its annotation `@id` says, or `policy-0`, ….
-pub(super) fn policies(text: &str, schema: &Schema) -> Result<Vec<Policy>, InvalidCedar> {
+pub(super) fn policies(text: &str) -> Result<Vec<Policy>, InvalidCedar> {
     let set: PolicySet =
         text.parse().map_err(|error| InvalidCedar::of(Mistake::diagnosed(FIELD, text, &error)))?;
     if let Some(template) = set.templates().next() {
@@ -101,7 +113,7 @@ pub(super) fn policies(text: &str, schema: &Schema) -> Result<Vec<Policy>, Inval
         )
     });
     let numbered: BTreeMap<usize, &Policy> = numbered.collect();
-    let mut named = PolicySet::new();
+    let mut names = BTreeSet::new();
     let mut policies = Vec::with_capacity(numbered.len());
     for (number, policy) in numbered {
         let name = policy.annotation("id").map_or_else(|| format!("policy-{number}"), str::to_owned);
@@ -111,23 +123,24 @@ pub(super) fn policies(text: &str, schema: &Schema) -> Result<Vec<Policy>, Inval
                 format!("@id: 1 to {MAX_NAME_BYTES} printable characters without spaces, got {name:?}");
             return Err(InvalidCedar::of(Mistake::at(FIELD, message)));
         }
-        let policy = policy.new_id(PolicyId::new(&name));
-        if named.add(policy.clone()).is_err() {
+        if !names.insert(name.clone()) {
             let message = format!("@id: another one for each policy, got {name:?} twice");
             return Err(InvalidCedar::of(Mistake::at(FIELD, message)));
         }
-        policies.push(policy);
+        policies.push(policy.new_id(PolicyId::new(name)));
     }
     if policies.is_empty() {
         return Err(InvalidCedar::of(Mistake::at(FIELD, "at least one policy, got none")));
     }
-    validate(text, &named, schema)?;
     Ok(policies)
 }
 
-fn validate(text: &str, policies: &PolicySet, schema: &Schema) -> Result<(), InvalidCedar> {
+/// Strictly, against the schema.
+pub(super) fn validate(text: &str, policies: &[Policy], schema: &Schema) -> Result<(), InvalidCedar> {
+    let policies = PolicySet::from_policies(policies.iter().cloned())
+        .map_err(|error| InvalidCedar::of(Mistake::diagnosed(FIELD, text, &error)))?;
     let validator = Validator::new(schema.clone());
-    let result = validator.validate_with_level(policies, ValidationMode::Strict, MAX_DEREFERENCES);
+    let result = validator.validate_with_level(&policies, ValidationMode::Strict, MAX_DEREFERENCES);
     let errors = result.validation_errors().map(|error| Mistake::diagnosed(FIELD, text, error));
     // A policy that can never apply, and text that shows in another order than it is read, are mistakes too.
     let warnings = result.validation_warnings().filter(|warning| {

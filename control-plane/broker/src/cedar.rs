@@ -42,6 +42,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_that_people_copy_validates() {
+        let text = std::fs::read_to_string("../../examples/authz/cedar.yaml").unwrap();
+        let file: Value = serde_norway::from_str(&text).unwrap();
+        super::check(&serde_json::from_value(file["authz"]["cedar"].clone()).unwrap()).unwrap();
+    }
+
+    #[test]
     fn a_mistake_is_told_with_its_field_and_line() {
         check(|_| (), "");
         check(|cedar| cedar["entities"] = json!("docs"), "");

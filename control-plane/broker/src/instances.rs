@@ -369,7 +369,7 @@ impl Broker {
                 .map_err(|why| Answer::bad_request(format!("parameters: {why}")))?;
         }
         if let Some(cedar) = &service.authz.cedar {
-            cedar::check(cedar).or_else(refused)?;
+            cedar::check(cedar).map_err(|why| Answer::bad_request(format!("parameters: {why}")))?;
         }
         Ok(service)
     }

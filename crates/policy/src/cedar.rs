@@ -74,7 +74,7 @@ pub struct Identity<'a> {
 pub struct Request<'a> {
     /// As on the wire.
     pub method: &'a str,
-    /// What the client called; without a port.
+    /// What the client called; without a port. Policies see it in lower case.
     pub host: &'a str,
     /// Without its query.
     pub path: RequestPath<'a>,
@@ -252,7 +252,8 @@ fn context(
     let captures = captures.iter().map(|(name, value)| ((*name).to_owned(), text(value)));
     let captures = RestrictedExpression::new_record(captures).map_err(|error| error.to_string())?;
     let fields = [
-        ("host", text(request.host)),
+        // A name is the same however it is written, and Cedar compares texts.
+        ("host", RestrictedExpression::new_string(request.host.to_ascii_lowercase())),
         ("path", text(path.as_str())),
         ("address", RestrictedExpression::new_ip(address.to_string())),
         ("time", RestrictedExpression::new_datetime(written(time))),

@@ -59,7 +59,7 @@ fn identity(subject: &str) -> Identity<'_> {
 fn request<'a>(method: &'a str, path: &'a str, subject: &'a str) -> Request<'a> {
     Request {
         method,
-        host: "docs.example.test",
+        host: "Docs.Example.test",
         path: RequestPath::parse(path).unwrap(),
         address: Some([10, 1, 2, 3].into()),
         // 2026-01-02T03:04:05Z

@@ -148,7 +148,7 @@ async fn what_does_not_validate_is_refused_at_apply_with_its_line() {
         (
             "/authz/cedar/schema",
             json!("entity Doc;\nentity Tenant\n"),
-            "parameters: authz.cedar.schema: line 3, column 1: ",
+            "parameters: authz.cedar.schema: line 2, column 14: ",
         ),
         (
             "/authz/cedar/resources/1/entity",

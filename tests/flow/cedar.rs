@@ -166,6 +166,7 @@ async fn what_does_not_validate_is_refused_at_apply_with_its_line() {
     assert_eq!(lab.provision(&unknown).await.status, 202);
     let (state, description) = lab.ended(&unknown).await;
     assert_eq!(state, "failed");
-    assert!(description.contains("authz_policies.yaml"), "{description}");
+    let told = "authz_policies.yaml: resources[0].cedar.entities: a list that operators keep, got none";
+    assert!(description.contains(told), "{description}");
     lab.stop().await;
 }

@@ -46,12 +46,12 @@ impl Said {
 /// In the first two rows Cedar is not asked ([`Said::asks_cedar`]). A service with Cedar has `default: deny`.
 pub fn combine(said: Said, verdict: &Verdict<'_>) -> Stands {
     match (said, verdict) {
-        (Said::Denied, _) => Stands::Rules(Effect::Deny),
-        (Said::Open, _) => Stands::Rules(Effect::Allow),
+        (Said::Denied, _) | (Said::Nothing, Verdict::Neither) => Stands::Rules(Effect::Deny),
+        (Said::Open, _) | (Said::Allowed, Verdict::Permit(_) | Verdict::Neither) => {
+            Stands::Rules(Effect::Allow)
+        }
         (_, Verdict::Forbid(_) | Verdict::Failed { .. }) => Stands::Cedar(Effect::Deny),
-        (Said::Allowed, Verdict::Permit(_) | Verdict::Neither) => Stands::Rules(Effect::Allow),
         (Said::Nothing, Verdict::Permit(_)) => Stands::Cedar(Effect::Allow),
-        (Said::Nothing, Verdict::Neither) => Stands::Rules(Effect::Deny),
     }
 }
 

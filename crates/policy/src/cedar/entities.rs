@@ -40,6 +40,8 @@ impl Store {
         let (user, group) = (entity_type(USER)?, entity_type(GROUP)?);
         let refuse = |message: String| InvalidCedar::of(Mistake::at(FIELD, message));
         let all = match json {
+            // What the template finds where operators keep no such list.
+            Some("null") => return Err(refuse("a list that operators keep, got none".into())),
             Some(json) => Entities::from_json_str(json, Some(schema))
                 .map_err(|error| InvalidCedar::of(Mistake::diagnosed(FIELD, "", &error)))?,
             None => Entities::empty(),

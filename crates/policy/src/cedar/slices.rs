@@ -42,17 +42,14 @@ impl Slices {
                 if chosen.len() > MAX_POLICIES {
                     return Err(too_many(chosen.len(), uid, resource));
                 }
-                let slice = match known.get(&chosen) {
-                    Some(slice) => Arc::clone(slice),
-                    None => {
-                        let slice = PolicySet::from_policies(chosen.iter().map(|at| policies[*at].clone()))
-                            .map_err(|error| {
-                            InvalidCedar::of(Mistake::diagnosed("policies", "", &error))
-                        })?;
-                        let slice = Arc::new(slice);
-                        known.insert(chosen, Arc::clone(&slice));
-                        slice
-                    }
+                let slice = if let Some(slice) = known.get(&chosen) {
+                    Arc::clone(slice)
+                } else {
+                    let slice = PolicySet::from_policies(chosen.iter().map(|at| policies[*at].clone()))
+                        .map_err(|error| InvalidCedar::of(Mistake::diagnosed("policies", "", &error)))?;
+                    let slice = Arc::new(slice);
+                    known.insert(chosen, Arc::clone(&slice));
+                    slice
                 };
                 slices.insert(Place { target, action }, slice);
             }

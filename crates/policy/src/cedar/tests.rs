@@ -254,6 +254,7 @@ fn a_service_cannot_change_what_the_base_means() {
 #[test]
 fn entities_are_what_the_schema_allows() {
     refused(SCHEMA, ANY, "{", "entities: ");
+    refused(SCHEMA, ANY, "null", "entities: a list that operators keep, got none");
     refused(
         SCHEMA,
         ANY,

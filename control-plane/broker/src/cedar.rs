@@ -27,8 +27,6 @@ pub(crate) fn check(cedar: &Cedar) -> Result<(), String> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
-
     #[track_caller]
     fn check(change: impl FnOnce(&mut Value), expected: &str) {
         let mut written = json!({

@@ -8,7 +8,7 @@ use model::{
     ServiceFile,
     authz::{AuthzRequest, TestResult},
 };
-use policy::{Explained, Outcome, Rules, Unmet};
+use policy::{Engine, Explained, Outcome, Unmet, cedar::Verdict};
 use serde_json::{Value, json};
 
 use crate::{operators::print, service};
@@ -84,7 +84,7 @@ fn test(args: &TestArgs) -> anyhow::Result<()> {
     let (mut lines, mut all, mut failed) = (Vec::new(), Vec::new(), 0);
     for path in &args.paths {
         let service = service::load_untested(path)?;
-        let results = service.authz_results(&rules(&service)?);
+        let results = service.authz_results(&engine(&service)?);
         ensure!(!results.is_empty(), "{}: authz.tests: at least one request, got nothing", path.display());
         for (at, result) in results.iter().enumerate() {
             let told = result.decided.as_ref().map_or_else(ToString::to_string, Clone::clone);
@@ -108,15 +108,15 @@ fn shown(told: &str, expected: &str, is_good: bool) -> String {
     if is_good { told.to_owned() } else { format!("{told}, expected {expected}") }
 }
 
-fn rules(service: &ServiceFile) -> anyhow::Result<Rules> {
-    service.authz_rules().map_err(|broken| anyhow!("{}", broken.join("\n")))
+fn engine(service: &ServiceFile) -> anyhow::Result<Engine> {
+    service.authz_engine().map_err(|broken| anyhow!("{}", broken.join("\n")))
 }
 
 fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let service = service::load_untested(&args.path)?;
-    let (rules, request) = (rules(&service)?, asked(args)?);
-    let (json, text) = request.ask(&service, &rules, |asked| {
-        let explained = rules.explain(asked);
+    let (engine, request) = (engine(&service)?, asked(args)?);
+    let (json, text) = request.ask(&service, &engine, |asked| {
+        let explained = engine.explain(asked);
         (machine(&explained, &request), people(&explained, &request))
     })?;
     print(args.json, &json, &text)
@@ -186,7 +186,17 @@ fn people(explained: &Explained<'_>, request: &AuthzRequest) -> String {
         };
         lines.push(format!("  {} ({}): {}", rule.id, effect(rule.effect), because.join("; ")));
     }
+    lines.extend(explained.cedar.as_ref().map(|verdict| format!("  cedar: {}", said(verdict))));
     lines.join("\n") + "\n"
+}
+
+fn said(verdict: &Verdict<'_>) -> String {
+    match verdict {
+        Verdict::Permit(policy) => format!("{policy} permits it"),
+        Verdict::Forbid(policy) => format!("{policy} forbids it"),
+        Verdict::Neither => "no policy is about it".to_owned(),
+        Verdict::Failed { policy, cause } => format!("{policy} is in error, which denies it: {cause}"),
+    }
 }
 
 fn machine(explained: &Explained<'_>, request: &AuthzRequest) -> Value {
@@ -209,5 +219,6 @@ fn machine(explained: &Explained<'_>, request: &AuthzRequest) -> Value {
         "missing_scopes": decided.missing_scopes,
         "ambiguous_path": decided.ambiguous_path.map(|why| why.to_string()),
         "rules": rules.collect::<Vec<_>>(),
+        "cedar": explained.cedar.as_ref().map(said),
     })
 }

@@ -9,6 +9,7 @@ mod asked;
 mod attacks;
 mod authorization;
 mod bindings;
+mod cedar;
 mod client;
 mod cloud;
 mod combined;

@@ -9,12 +9,12 @@ use api::{
     authz::{HostPattern, Policy, Rule},
     pb,
 };
-use policy::{Rules, covered};
+use policy::{Engine, covered};
 use serde::{Deserialize, Serialize};
 
 pub use table::{AuthzRequest, AuthzTest, InvalidRequest, TestResult};
 
-use crate::{ServiceFile, auth::AuthMethod};
+use crate::{ServiceFile, auth::AuthMethod, cedar::Cedar};
 
 /// Which requests pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Authz {
     /// Whether a deny is carried out.
     #[serde(default)]
     pub mode: AuthzMode,
+    /// Decides beside the rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cedar: Option<Cedar>,
     /// Requests, and what must become of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<AuthzTest>,
@@ -223,7 +226,7 @@ fn id(at: usize) -> String {
 impl ServiceFile {
     /// What the sidecar gets. The only conversion: the template renders it, and what is checked and explained is it too.
     pub fn authz_policy(&self, policy: &str, rev: u64) -> pb::authz::Policy {
-        let Authz { default, rules, mode, .. } = &self.authz;
+        let Authz { default, rules, mode, cedar, .. } = &self.authz;
         let default = match default {
             AuthzDefault::Allow => pb::authz::Effect::Allow,
             AuthzDefault::Deny => pb::authz::Effect::Deny,
@@ -240,14 +243,15 @@ impl ServiceFile {
             mode: mode.wire().into(),
             anonymous: anonymous.into_iter().collect(),
             claims: self.declared_claims(),
+            cedar: cedar.as_ref().map(Cedar::wire),
         }
     }
 
-    /// Its rules, ready to decide offline.
+    /// Its policy, ready to decide offline; of entities, Cedar knows those for tests.
     ///
     /// # Errors
     /// What is wrong with them, each with its field.
-    pub fn authz_rules(&self) -> Result<Rules, Vec<String>> {
+    pub fn authz_engine(&self) -> Result<Engine, Vec<String>> {
         let claims = self.declared_claims();
         let broken: Vec<_> = self
             .authz
@@ -259,16 +263,23 @@ impl ServiceFile {
         if !broken.is_empty() {
             return Err(broken);
         }
-        let checked = Policy::try_from(self.authz_policy("offline", 1));
+        let mut wire = self.authz_policy("offline", 1);
+        if let (Some(wire), Some(cedar)) = (&mut wire.cedar, &self.authz.cedar) {
+            wire.entities = cedar.entities_for_tests();
+        }
+        let checked = Policy::try_from(wire);
         let checked = checked.map_err(|why| vec![why.within("authz").to_string()])?;
         let idle: Vec<_> =
             covered(&checked.rules).iter().map(|covered| self.idle(covered.rule, covered.by)).collect();
-        if idle.is_empty() { Ok(Rules::new(checked)) } else { Err(idle) }
+        if !idle.is_empty() {
+            return Err(idle);
+        }
+        Engine::new(checked).map_err(|invalid| vec![invalid.within("authz.cedar").to_string()])
     }
 
     /// What is wrong with `authz`, beside what the schema says.
     pub(crate) fn broken_authz(&self) -> Vec<String> {
-        self.authz_rules().err().unwrap_or_default()
+        self.authz_engine().err().unwrap_or_default()
     }
 
     /// Rows of `authz.tests` that do not become what they must.
@@ -276,7 +287,7 @@ impl ServiceFile {
         if self.authz.tests.is_empty() {
             return Vec::new();
         }
-        let results = self.authz_rules().map(|rules| self.authz_results(&rules));
+        let results = self.authz_engine().map(|engine| self.authz_results(&engine));
         let failed = |results: Vec<TestResult>| {
             results.iter().enumerate().filter_map(|(at, result)| result.failure(at)).collect()
         };

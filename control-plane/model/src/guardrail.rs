@@ -113,7 +113,10 @@ mod tests {
             json!([good, {"name": "b", "deny": {"methods": ["get"]}}]),
             "guardrails[1].deny.methods[0]: an HTTP method in upper case, got \"get\"",
         );
-        check(json!([{"name": "a", "deny": {"claims": {"department": ["x"]}}}]), "guardrails[0].deny.claims[0]");
+        check(
+            json!([{"name": "a", "deny": {"claims": {"department": ["x"]}}}]),
+            "guardrails[0].deny.claims[0]",
+        );
         check(json!([{"name": "a", "deny": {}, "unless": {}}]), "guardrails[0].unless: ");
         let many: Value = (0..501).map(|at| json!({"name": at.to_string(), "deny": {}})).collect();
         check(many, "at most 500 guardrails, got 501");

@@ -6,6 +6,7 @@ pub mod service_file;
 
 pub mod audit;
 pub mod binding;
+pub mod cedar;
 pub mod instance;
 pub mod job;
 pub mod plan;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     Host, UpstreamUrl,
     auth::{self, Auth, AuthMethod, RouteAuth},
-    authz::{Authz, AuthzRule},
+    authz::{Authz, AuthzDefault, AuthzRule},
     plan::Plan,
 };
 
@@ -280,6 +280,9 @@ impl ServiceFile {
         broken.extend(self.auth.broken_rules());
         for (at, path) in self.auth.anonymous.iter().enumerate() {
             broken.extend(path_rule(&format!("auth.anonymous[{at}]"), path));
+        }
+        if self.authz.cedar.is_some() && self.authz.default == AuthzDefault::Allow {
+            broken.push("authz.default: deny, where Cedar decides too, got \"allow\"".to_owned());
         }
         for (at, rule) in self.authz.rules.iter().enumerate() {
             let (field, paths) = match rule {

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use api::{ResourceType, descriptor_pool, pb};
 use bytes::Bytes;
 use model::document::Document;
+use policy::cedar::Compiled;
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -273,9 +274,7 @@ fn check_ours(kind: ResourceType, body: &[u8]) -> Result<(), String> {
         ResourceType::AuthnPolicy => {
             pb::authn::Policy::decode(body).map(|wire| api::authn::Policy::try_from(wire).err())
         }
-        ResourceType::AuthzPolicy => {
-            pb::authz::Policy::decode(body).map(|wire| api::authz::Policy::try_from(wire).err())
-        }
+        ResourceType::AuthzPolicy => return check_authz(body),
         ResourceType::AuthzGuardrail => {
             pb::authz::Guardrail::decode(body).map(|wire| api::authz::Guardrail::try_from(wire).err())
         }
@@ -294,6 +293,13 @@ fn check_ours(kind: ResourceType, body: &[u8]) -> Result<(), String> {
         Ok(Some(invalid)) => Err(invalid.to_string()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn check_authz(body: &[u8]) -> Result<(), String> {
+    let wire = pb::authz::Policy::decode(body).map_err(|error| error.to_string())?;
+    let policy = api::authz::Policy::try_from(wire).map_err(|invalid| invalid.to_string())?;
+    let Some(cedar) = &policy.cedar else { return Ok(()) };
+    Compiled::new(cedar).map(drop).map_err(|invalid| invalid.within("cedar").to_string())
 }
 
 /// The reader gives the line where the mapping begins; the word that the message quotes stands at or below it.
@@ -451,6 +457,24 @@ resources:
             "resources:\n- {name: a, deny: {id: a, effect: EFFECT_ALLOW}}\n",
             "t.yaml: resources[0].deny.effect: EFFECT_DENY, got \"EFFECT_ALLOW\"",
         );
+    }
+
+    #[test]
+    fn policies_in_cedar_and_their_entities_are_validated() {
+        let text = |entities: &str| {
+            format!(
+                "resources:\n- {{name: a@1, policy: a, rev: 1, cedar: {{schema: 'entity Doc = {{x: Long}};', policies: \
+                 'permit (principal, action, resource is Doc) when {{ resource.x > 1 }};', entities: '{entities}', \
+                 resources: [{{path: '/{{d}}', entity: Doc, id: '{{d}}'}}]}}}}\n"
+            )
+        };
+        let good = text(r#"[{"uid": {"type": "Doc", "id": "a"}, "attrs": {"x": 2}, "parents": []}]"#);
+        assert_eq!(decode_one(&document("authz_policies", &good)).unwrap().len(), 1);
+        let bad = text(r#"[{"uid": {"type": "Doc", "id": "a"}, "attrs": {"x": "2"}, "parents": []}]"#);
+        let refusal = decode_one(&document("authz_policies", &bad)).unwrap_err().to_string();
+        assert!(refusal.starts_with("t.yaml: resources[0].cedar.entities: "), "{refusal}");
+        let refusal = decode_one(&document("authz_policies", &text("null"))).unwrap_err().to_string();
+        assert!(refusal.starts_with("t.yaml: resources[0].cedar.entities: "), "{refusal}");
     }
 
     #[test]

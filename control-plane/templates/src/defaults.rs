@@ -46,7 +46,8 @@ mod tests {
         });
         let service = ServiceFile::parse(&file, UpstreamRule::NoLoopback).unwrap();
         let policy = api::json("gatehouse.authz.v1.Policy", &service.authz_policy("i-1", 7));
-        let scope = context! { service => context! { authz_policy => Serde(&policy) } };
+        let own = context! { authz_policy => Serde(&policy), authz => Serde(&service.authz) };
+        let scope = context! { service => own };
         let name = "authz_policies.yaml";
         let document = templates.render(name, &templates.headers[name], None, &scope).unwrap();
         let rendered: Value = serde_norway::from_str(&document.text).unwrap();

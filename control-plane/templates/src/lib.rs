@@ -513,7 +513,7 @@ mod tests {
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
         let edge = json!({
-            "group": "edge", "run_dir": "/run", "access_log_module": null, "proxy_protocol": false, "mtls": null, "introspection": [],
+            "group": "edge", "run_dir": "/run", "access_log_module": null, "proxy_protocol": false, "mtls": null, "introspection": [], "sidecars": [],
             "http": {"address": "::", "port": 1}, "https": null, "cdn": null, "internal": null,
             "flood": {"total_burst": 1, "total_per_second": 1, "address_burst": 1, "address_per_second": 1},
             "rest": {"cluster": "xds", "refresh_delay": "5s", "request_timeout": "1s"},
@@ -571,7 +571,10 @@ mod tests {
             ("edge.yaml", "{# kind: runtime #}{% for name in context %}{{ name }}{% endfor %}"),
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
-        assert_eq!(templates.lists(), [("hosts", "id"), ("revocations", "name")].into());
+        assert_eq!(
+            templates.lists(),
+            [("guardrails", "name"), ("hosts", "id"), ("revocations", "name")].into()
+        );
         let value = json!({"id": "a"});
         let item = Item { id: InstanceId::of_item("hosts", "a"), list: "hosts".into(), value };
         let values = Values::from([("limits".to_owned(), Arc::new(json!({"burst": 3})))]);

@@ -15,7 +15,7 @@ pub use time::{Hours, Moment, TimeRule};
 
 use std::collections::HashSet;
 
-use crate::{Invalid, authn::PolicyId, path::PathPattern, pb};
+use crate::{Invalid, authn::PolicyId, cedar::Cedar, path::PathPattern, pb};
 
 /// Which requests of one service pass.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct Policy {
     pub mode: Mode,
     /// Paths that pass without an identity.
     pub anonymous: Vec<PathPattern>,
+    /// Decides beside the rules, where the service has it.
+    pub cedar: Option<Cedar>,
 }
 
 /// What a policy says of a request.
@@ -78,7 +80,11 @@ impl TryFrom<pb::authz::Policy> for Policy {
         }
         let rules = rules(wire.rules, &wire.claims)?;
         let anonymous = crate::authn::patterns("anonymous", &wire.anonymous)?;
-        Ok(Self { id, default, rules, mode, anonymous })
+        let cedar = wire.cedar.map(Cedar::try_from).transpose().map_err(|why| why.within("cedar"))?;
+        if cedar.is_some() && default == Effect::Allow {
+            return Err(Invalid::new("default_effect", "allow", "deny, where Cedar decides too"));
+        }
+        Ok(Self { id, default, rules, mode, anonymous, cedar })
     }
 }
 

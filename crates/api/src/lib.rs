@@ -10,6 +10,7 @@ pub mod path;
 
 pub mod authn;
 pub mod authz;
+pub mod cedar;
 pub mod identity_key;
 pub mod key_set;
 pub mod revocation;

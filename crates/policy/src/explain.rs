@@ -9,6 +9,8 @@ use api::{
 };
 
 use crate::{
+    cedar::Verdict,
+    engine::{Engine, joined},
     matcher::{Asked, Asks as _, Compiled, Matcher},
     request::Request,
     rules::{Decided, Rules},
@@ -21,6 +23,8 @@ pub struct Explained<'a> {
     pub decided: Decided<'a>,
     /// In the order of the policy; none where the path itself was refused.
     pub rules: Vec<(&'a Rule, Outcome)>,
+    /// What Cedar says, where the rules leave it something to decide.
+    pub cedar: Option<Verdict<'a>>,
 }
 
 /// What a rule has to do with a decision.
@@ -60,13 +64,25 @@ pub enum Field {
     Auth,
 }
 
+impl Engine {
+    /// Why a request is decided as it is.
+    pub fn explain<'a>(&'a self, request: &Request<'_>) -> Explained<'a> {
+        let mut explained = self.rules().explain(request);
+        explained.cedar = self.verdict(&explained.decided, request);
+        if let Some(verdict) = explained.cedar.clone() {
+            explained.decided = joined(explained.decided, verdict);
+        }
+        explained
+    }
+}
+
 impl Rules {
     /// Why a request is decided as it is.
     pub fn explain<'a>(&'a self, request: &Request<'_>) -> Explained<'a> {
         let decided = self.decide(request);
         let matcher = self.matcher();
         let Ok(path) = RequestPath::parse(request.path) else {
-            return Explained { decided, rules: Vec::new() };
+            return Explained { decided, rules: Vec::new(), cedar: None };
         };
         let asked = matcher.asked(request, path);
         let reached = matcher.reached(path);
@@ -85,7 +101,7 @@ impl Rules {
             (&compiled.rule, outcome)
         });
         let rules = rules.collect();
-        Explained { decided, rules }
+        Explained { decided, rules, cedar: None }
     }
 }
 

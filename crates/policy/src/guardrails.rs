@@ -123,12 +123,7 @@ mod tests {
 
     fn guardrails() -> Guardrails {
         Guardrails::new(vec![
-            guardrail(
-                "trace",
-                |rule| rule.methods = vec!["TRACE".into()],
-                None,
-                wire::Mode::Enforce,
-            ),
+            guardrail("trace", |rule| rule.methods = vec!["TRACE".into()], None, wire::Mode::Enforce),
             guardrail(
                 "internal",
                 |rule| rule.paths = vec!["/internal".into()],

@@ -3,6 +3,8 @@
 //!
 //! Default deny. What it cannot read, it denies.
 
+pub mod cedar;
+mod engine;
 mod explain;
 mod guardrails;
 mod keys;
@@ -12,6 +14,7 @@ mod request;
 mod rules;
 mod trie;
 
+pub use engine::Engine;
 pub use explain::{Explained, Field, Outcome, Unmet};
 pub use guardrails::{Guarded, Guardrails};
 pub use matcher::{Found, Matcher};

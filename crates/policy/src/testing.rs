@@ -196,7 +196,7 @@ pub fn agree(bytes: &[u8]) {
         let decided = &explained.decided;
         let allows = decided.effect == api::authz::Effect::Allow;
         let missing: Vec<_> = decided.missing_scopes.iter().map(ToString::to_string).collect();
-        let own = (allows, decided.rule.to_owned(), missing);
+        let own = (allows, decided.rule.to_string(), missing);
         assert_eq!(own, expected, "{policy:#?}\n{request:#?}");
         for covered in &idle {
             let mut without = policy.clone();

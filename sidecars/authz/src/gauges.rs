@@ -21,7 +21,7 @@ impl fmt::Debug for Gauges {
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let gauge = ConstGauge::new(i64::try_from(self.0.load().len()).unwrap_or(i64::MAX));
+        let gauge = ConstGauge::new(i64::try_from(self.0.load().policies.len()).unwrap_or(i64::MAX));
         let metric = encoder.encode_descriptor("policies", "Policies in force", None, gauge.metric_type())?;
         gauge.encode(metric)
     }

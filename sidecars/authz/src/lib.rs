@@ -2,7 +2,6 @@
 //! metadata, and is never read from a header.
 
 mod decide;
-
 mod gauges;
 mod metrics;
 mod service;
@@ -13,4 +12,4 @@ pub use service::AuthzService;
 pub use state::{Follower, State};
 
 /// What this sidecar follows.
-pub const KINDS: [api::ResourceType; 1] = [api::ResourceType::AuthzPolicy];
+pub const KINDS: [api::ResourceType; 2] = [api::ResourceType::AuthzGuardrail, api::ResourceType::AuthzPolicy];

@@ -25,8 +25,12 @@ struct DecisionLabel {
 pub(crate) enum DecisionResult {
     Allowed,
     Denied,
+    /// By the platform team, whatever the service's policy says.
+    GuardrailDenied,
     /// Would have been denied.
     ShadowDenied,
+    /// Denied, because a policy in Cedar was in error.
+    CedarError,
     BadRequest,
     UnknownPolicy,
     /// Authentication has not decided, or about another policy.
@@ -47,10 +51,13 @@ impl DecisionResult {
         match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
+            Self::GuardrailDenied => "guardrail_denied",
             Self::ShadowDenied => "shadow_denied",
+            Self::CedarError => "cedar_error",
             Self::BadRequest => "bad_request",
             Self::UnknownPolicy => "unknown_policy",
             Self::NotAuthenticated => "not_authenticated",
+            Self::UnknownFacts => "unknown_facts",
         }
     }
 }

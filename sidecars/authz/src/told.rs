@@ -19,6 +19,10 @@ pub(crate) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    guardrail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guardrail_mode: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<&'a str>,
@@ -36,6 +40,8 @@ impl<'a> Line<'a> {
             effect: told("effect"),
             rule: told("rule"),
             mode: told("mode"),
+            guardrail: told("guardrail"),
+            guardrail_mode: told("guardrail_mode"),
             iss: who("iss"),
             sub: who("sub"),
             tenant: who("tenant"),
@@ -45,7 +51,13 @@ impl<'a> Line<'a> {
 
 /// What stands in a span.
 pub(crate) fn attributes(decision: &Decision) -> Vec<KeyValue> {
-    let names = [("gatehouse.effect", "effect"), ("gatehouse.rule", "rule"), ("gatehouse.mode", "mode")];
+    let names = [
+        ("gatehouse.effect", "effect"),
+        ("gatehouse.rule", "rule"),
+        ("gatehouse.mode", "mode"),
+        ("gatehouse.guardrail", "guardrail"),
+        ("gatehouse.guardrail_mode", "guardrail_mode"),
+    ];
     let told = names.into_iter().filter_map(|(name, key)| Some((name, recorded(decision, key)?)));
     told.map(|(name, text)| KeyValue::new(name, text.to_owned())).collect()
 }

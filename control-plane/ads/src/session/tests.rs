@@ -434,6 +434,7 @@ fn a_client_without_vhds_gets_its_routes_when_clusters_and_policies_are_there() 
     envoy.accept(ResourceType::Cluster, &[]);
     envoy.accept(ResourceType::Endpoints, &["a/1"]);
     assert_eq!(envoy.hear(), Vec::<String>::new(), "it would take the routes for all there are");
+    authz.ask(ResourceType::AuthzGuardrail, &["*"]);
     authz.ask(ResourceType::AuthzPolicy, &["*"]);
     authz.follow();
     assert_eq!(envoy.hear(), ["routes: edge"]);

@@ -113,6 +113,7 @@ async fn every_format_is_read_and_a_changed_file_is_seen_at_once() {
         ("c", json!({"x": {"y": 1}})),
         ("d", json!("<html>")),
         ("e", json!({"x": 1})),
+        ("guardrails", json!([])),
     ]
     .map(|(name, value)| (name.to_owned(), Arc::new(value)))
     .into();
@@ -214,7 +215,7 @@ async fn html_errors_hangs_and_floods_are_bounded_and_hurt_no_other_source() {
         assert!(found.failing_since.is_some());
     }
     assert_eq!(*sources.values().borrow()["good"], json!({"x": 1}));
-    assert_eq!(sources.values().borrow().len(), 1);
+    assert_eq!(sources.values().borrow().keys().collect::<Vec<_>>(), ["good", "guardrails"]);
 }
 
 #[tokio::test]
@@ -231,4 +232,29 @@ async fn what_did_not_change_is_not_sent_again() {
     };
     tokio::time::timeout(WAIT, looked_again).await.unwrap();
     assert_eq!((full.load(Ordering::Relaxed), state(&sources, "a").freshness), (1, Freshness::Fresh));
+}
+
+#[tokio::test]
+async fn guardrails_are_none_until_they_were_read_and_a_mistake_takes_none_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let put = |text: &str| {
+        std::fs::write(path("next"), text).unwrap();
+        std::fs::rename(path("next"), path("rails.yaml")).unwrap();
+    };
+    let yaml = format!("sources:\n  guardrails: {{file: {}}}", path("rails.yaml").display());
+    let sources = start(&yaml, &path("kept")).await;
+    assert!(sources.values().borrow().is_empty(), "not even that there are none is known");
+    put("- {name: internal, deny: {paths: [/internal]}}\n");
+    let wire = json!([{
+        "name": "internal",
+        "deny": {"id": "internal", "effect": "EFFECT_DENY", "paths": ["/internal"]},
+        "mode": "MODE_ENFORCE",
+    }]);
+    until(&sources, "guardrails", wire.clone()).await;
+    put("- {name: internal, deny: {paths: [/internal], methods: [get]}}\n");
+    let sources = start(&yaml, &path("kept")).await;
+    let error = state(&sources, "guardrails").error.unwrap();
+    assert!(error.contains("guardrails[0].deny.methods[0]: an HTTP method in upper case"), "{error}");
+    assert_eq!(*sources.values().borrow()["guardrails"], wire);
 }

@@ -7,7 +7,7 @@ use api::{
     authz::{Effect, METHODS_OF_AUTHENTICATION, Moment},
     path::{PathPattern, RequestPath},
 };
-use policy::{Identity, Request, Rules};
+use policy::{Engine, Identity, Request};
 use serde::{Deserialize, Serialize};
 
 use super::AuthzDefault;
@@ -117,7 +117,7 @@ impl AuthzRequest {
     pub fn ask<T>(
         &self,
         service: &ServiceFile,
-        rules: &Rules,
+        engine: &Engine,
         ask: impl FnOnce(&Request<'_>) -> T,
     ) -> Result<T, InvalidRequest> {
         let refused = |why: &str| Err(InvalidRequest(why.to_owned()));
@@ -140,11 +140,11 @@ impl AuthzRequest {
                 "claims.{unknown}: a claim that the service's auth carries (`claims: [name]` at its method)"
             ));
         }
-        if rules.matcher().needs_address() && self.address.is_empty() {
-            return refused("address: where the client is, since rules have `networks`, got nothing");
+        if engine.needs_address() && self.address.is_empty() {
+            return refused("address: where the client is, since the policy asks for it, got nothing");
         }
-        if rules.matcher().needs_time() && self.at.is_empty() {
-            return refused("at: when the request comes, since rules have `time`, got nothing");
+        if engine.needs_time() && self.at.is_empty() {
+            return refused("at: when the request comes, since the policy asks for it, got nothing");
         }
         let address = match self.address.as_str() {
             "" => None,
@@ -187,8 +187,8 @@ impl AuthzRequest {
 
 impl ServiceFile {
     /// What becomes of each row.
-    pub fn authz_results(&self, rules: &Rules) -> Vec<TestResult> {
-        self.authz.tests.iter().map(|test| test.run(self, rules)).collect()
+    pub fn authz_results(&self, engine: &Engine) -> Vec<TestResult> {
+        self.authz.tests.iter().map(|test| test.run(self, engine)).collect()
     }
 
     /// Whether a path needs no credential on the route that it takes: the most specific one, as Envoy has it.
@@ -204,16 +204,16 @@ impl ServiceFile {
 }
 
 impl AuthzTest {
-    fn run(&self, service: &ServiceFile, rules: &Rules) -> TestResult {
+    fn run(&self, service: &ServiceFile, engine: &Engine) -> TestResult {
         let Self { request, expect, rule } = self;
         let effect = match expect {
             AuthzDefault::Allow => Effect::Allow,
             AuthzDefault::Deny => Effect::Deny,
         };
-        let decided = request.ask(service, rules, |asked| {
-            let decided = rules.decide(asked);
+        let decided = request.ask(service, engine, |asked| {
+            let decided = engine.decide(asked);
             let is_rule = rule.as_deref().is_none_or(|rule| rule == decided.rule);
-            (told(decided.effect, Some(decided.rule)), decided.effect == effect && is_rule)
+            (told(decided.effect, Some(&decided.rule)), decided.effect == effect && is_rule)
         });
         TestResult {
             request: request.to_string(),

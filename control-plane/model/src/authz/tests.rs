@@ -185,10 +185,77 @@ fn a_row_leaves_nothing_open_that_rules_ask_for() {
     };
     assert_eq!(
         told(json!({"networks": ["10.0.0.0/8"]})),
-        "authz.tests[0].request.address: where the client is, since rules have `networks`, got nothing"
+        "authz.tests[0].request.address: where the client is, since the policy asks for it, got nothing"
     );
     assert_eq!(
         told(json!({"time": {"after": "2026-01-01T00:00:00Z"}})),
-        "authz.tests[0].request.at: when the request comes, since rules have `time`, got nothing"
+        "authz.tests[0].request.at: when the request comes, since the policy asks for it, got nothing"
+    );
+}
+
+#[track_caller]
+fn check_cedar(change: impl FnOnce(&mut Value), expected: &str) {
+    let mut written = json!({
+        "schema": "entity Doc = { open: Bool };\n",
+        "policies": "permit (principal, action, resource is Doc) when { resource.open };\n",
+        "resources": [{"path": "/docs/{doc}", "entity": "Doc", "id": "{doc}"}],
+    });
+    change(&mut written);
+    let told = read(json!({ "cedar": written })).err().unwrap_or_default();
+    assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told}");
+}
+
+#[test]
+fn a_mistake_in_cedar_is_told_with_its_field_and_line() {
+    check_cedar(|_| (), "");
+    check_cedar(|cedar| cedar["entities"] = json!("docs"), "");
+    check_cedar(
+        |cedar| cedar["policies"] = json!("permit (principal, action, resource)\nwhen { resource.x };\n"),
+        "authz.cedar.policies: line 2, column 8: for policy `policy-0`, ",
+    );
+    check_cedar(
+        |cedar| cedar["schema"] = json!("entity Doc;\nentity"),
+        "authz.cedar.schema: line 2, column 7: ",
+    );
+    check_cedar(
+        |cedar| cedar["resources"][0]["entity"] = json!("Dock"),
+        "authz.cedar.resources[0].entity: a type of entity that the schema declares, got \"Dock\"",
+    );
+    check_cedar(
+        |cedar| {
+            cedar["test_entities"] = json!([{"uid": {"type": "Doc", "id": "a"}, "attrs": {}, "parents": []}])
+        },
+        "authz.cedar.entities: ",
+    );
+}
+
+#[test]
+fn a_table_asks_both_engines_with_entities_of_its_own() {
+    let authz = |expect: &str| {
+        json!({
+            "rules": [{"deny": {"groups": ["suspended"]}}],
+            "cedar": {
+                "schema": "entity Doc = { open: Bool };",
+                "policies": "@id(\"open\") permit (principal, action, resource is Doc) when { resource.open };",
+                "resources": [{"path": "/docs/{doc}", "entity": "Doc", "id": "{doc}"}],
+                "entities": "docs",
+                "test_entities": [
+                    {"uid": {"type": "Doc", "id": "a"}, "attrs": {"open": true}, "parents": []},
+                    {"uid": {"type": "Doc", "id": "b"}, "attrs": {"open": false}, "parents": []},
+                ],
+            },
+            "tests": [
+                {"request": {"path": "/docs/a", "subject": "alice"}, "expect": expect, "rule": "cedar:open"},
+                {"request": {"path": "/docs/b", "subject": "alice"}, "expect": "deny", "rule": "default"},
+                {"request": {"path": "/docs/c", "subject": "alice"}, "expect": "deny", "rule": "cedar-error:open"},
+                {"request": {"path": "/docs/a", "subject": "eve", "groups": ["suspended"]}, "expect": "deny", "rule": "rule-0"},
+            ],
+        })
+    };
+    read(authz("allow")).unwrap();
+    let told = read(authz("deny")).unwrap_err();
+    assert_eq!(
+        told,
+        "authz.tests[0]: GET /docs/a of alice: expected deny by cedar:open, got allow by cedar:open"
     );
 }

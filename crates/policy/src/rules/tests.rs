@@ -69,7 +69,7 @@ fn get(path: &str) -> Request<'_> {
 #[track_caller]
 fn check(rules: &Rules, request: Request<'_>, expected: (Effect, &str)) {
     let decided = rules.decide(&request);
-    assert_eq!((decided.effect, decided.rule), expected, "{request:?}");
+    assert_eq!((decided.effect, &*decided.rule), expected, "{request:?}");
 }
 
 const ALLOWED: (Effect, &str) = (Effect::Allow, "rule-0");

@@ -186,6 +186,7 @@ pub fn policy_and_request(bytes: &[u8]) -> (wire::Policy, Asked) {
         mode: 0,
         anonymous: if choices.below(3) == 0 { vec!["/a".into(), "=/b/".into()] } else { Vec::new() },
         claims: vec!["department".into()],
+        cedar: None,
     };
     let identity = (choices.below(5) > 0).then(|| Who {
         subject: choices.of(&WORDS),

@@ -15,6 +15,7 @@ mod cloud;
 mod combined;
 mod decision_log;
 mod decisions;
+mod guardrails;
 mod handover;
 mod http_authz;
 mod issuers;

@@ -1,32 +1,84 @@
 //! `gatehouse-ratelimit`: tells Envoy whether a request is within its limits.
 
-use std::sync::Arc;
+use std::{fs, path::PathBuf, process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use api::Role;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use prometheus_client::registry::Registry;
-use ratelimit::{Follower, Metrics, RateLimitSidecar, State};
+use ratelimit::{Defaults, Follower, Metrics, RateLimitSidecar, State};
 use runtime::{SystemClock, telemetry};
 use sidecar::{Process, Settings};
 use tonic::transport::Server;
 
+/// Answers are made and dropped by the hundred thousand.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 /// The rate-limit sidecar of Gatehouse.
 #[derive(Debug, Parser)]
-#[command(name = "gatehouse-ratelimit", version)]
+#[command(
+    name = "gatehouse-ratelimit",
+    version,
+    after_help = "`gatehouse-ratelimit check FILE…` reads limits as the sidecar does, and says what is wrong with them."
+)]
 struct Args {
     #[command(flatten)]
     settings: Settings,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Args { settings } = Args::parse();
+/// Reads limits as the sidecar does.
+#[derive(Debug, Parser)]
+#[command(name = "gatehouse-ratelimit check")]
+struct Check {
+    /// In the format of envoyproxy/ratelimit
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Files of one domain are one
+    #[arg(long, env = "MERGE_DOMAIN_CONFIG")]
+    merge: bool,
+    /// Of limits with regional shares, whose are looked at
+    #[arg(long, env = "GATEHOUSE_REGION")]
+    region: Option<String>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args().nth(1).is_some_and(|first| first == "check") {
+        return check(Check::parse_from(std::env::args().skip(1)));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(Args::parse()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(Args { settings }: Args) -> anyhow::Result<()> {
     telemetry::init(&settings.log);
     let (mut registry, metrics, state) =
         (Registry::default(), Metrics::default(), Arc::new(State::default()));
     metrics.register(&mut registry);
+    state.register(&mut registry);
     let follower = Follower::new(Arc::clone(&state));
     let process = Process::start(&settings, Role::Ratelimit, &ratelimit::KINDS, follower, registry).await?;
     let service = RateLimitSidecar::new(state, Arc::new(SystemClock), metrics);
     process.serve(Server::builder().add_service(service.into_server())).await
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr)]
+fn check(Check { files, merge, region }: Check) -> anyhow::Result<ExitCode> {
+    let read = |path: &PathBuf| -> anyhow::Result<(String, String)> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok((path.display().to_string(), text))
+    };
+    let files = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    match ratelimit::check(&files, merge, &Defaults { fleet: false, region }) {
+        Ok(limits) => {
+            println!("good: {limits} limits");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }

@@ -8,6 +8,8 @@ mod decide;
 
 mod config;
 
+mod fleet;
+
 mod counter;
 mod table;
 
@@ -17,6 +19,7 @@ mod stats;
 
 pub use answer::Extras;
 pub use config::Defaults;
+pub use fleet::{Fleet, FleetSettings, RedisSettings};
 pub use metrics::Metrics;
 pub use service::{Options, RateLimitSidecar};
 pub use state::{Follower, State};

@@ -1,13 +1,13 @@
 //! `gatehouse-ratelimit`: tells Envoy whether a request is within its limits.
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::Role;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use prometheus_client::registry::Registry;
-use ratelimit::{Defaults, Follower, Metrics, RateLimitSidecar, State};
+use ratelimit::{Defaults, Fleet, FleetSettings, Follower, Metrics, RateLimitSidecar, RedisSettings, State};
 use runtime::{SystemClock, telemetry};
 use sidecar::{Process, Settings};
 use tonic::transport::Server;
@@ -26,6 +26,41 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 struct Args {
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Where limits of the fleet are counted.
+#[derive(Debug, clap::Args)]
+struct StoreArgs {
+    #[command(flatten)]
+    redis: RedisSettings,
+    /// Before all keys in the store
+    #[arg(long, env = "CACHE_KEY_PREFIX", default_value = "")]
+    redis_prefix: String,
+    /// Milliseconds after which who waits for the store is answered without it; Envoy waits for 20
+    #[arg(long, env = "GATEHOUSE_STORE_DEADLINE_MS", default_value_t = 5)]
+    store_deadline_ms: u64,
+    /// How many nodes are assumed to share the store until it has told
+    #[arg(long, env = "GATEHOUSE_FLEET_NODES", default_value_t = FleetSettings::default().nodes)]
+    fleet_nodes: u32,
+    /// Of limits with regional shares, whose this node keeps
+    #[arg(long, env = "GATEHOUSE_REGION")]
+    region: Option<String>,
+}
+
+impl StoreArgs {
+    fn fleet(&self) -> anyhow::Result<Arc<Fleet>> {
+        let settings = FleetSettings {
+            deadline: Duration::from_millis(self.store_deadline_ms),
+            prefix: self.redis_prefix.clone(),
+            nodes: self.fleet_nodes,
+        };
+        match &self.redis.redis_url {
+            Some(_) => Fleet::connect(&self.redis, &settings),
+            None => Ok(Fleet::without_store(settings.nodes)),
+        }
+    }
 }
 
 /// Reads limits as the sidecar does.
@@ -52,15 +87,16 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(Args { settings }: Args) -> anyhow::Result<()> {
+async fn serve(Args { settings, store }: Args) -> anyhow::Result<()> {
     telemetry::init(&settings.log);
-    let (mut registry, metrics, state) =
-        (Registry::default(), Metrics::default(), Arc::new(State::default()));
+    let (mut registry, metrics, fleet) = (Registry::default(), Metrics::default(), store.fleet()?);
+    let state = Arc::new(State::new(Defaults { fleet: false, region: store.region }));
     metrics.register(&mut registry);
     state.register(&mut registry);
+    fleet.register(&mut registry);
     let follower = Follower::new(Arc::clone(&state));
     let process = Process::start(&settings, Role::Ratelimit, &ratelimit::KINDS, follower, registry).await?;
-    let service = RateLimitSidecar::new(state, Arc::new(SystemClock), metrics);
+    let service = RateLimitSidecar::new(state, Arc::new(SystemClock), metrics).with_fleet(fleet);
     process.serve(Server::builder().add_service(service.into_server())).await
 }
 

@@ -15,7 +15,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{state::State, stats::Counts};
+use crate::{fleet::Fleet, state::State, stats::Counts};
 
 /// What the sidecar counts.
 #[derive(Debug, Clone)]
@@ -123,15 +123,11 @@ struct OfLimits(Arc<State>);
 
 impl Collector for OfLimits {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let gauges: [(&str, &str, u64); 2] = [
+        let gauges = [
             ("counters", "Keys in memory", self.0.counters.used() as u64),
             ("counters_bytes", "What they take, spare room included", self.0.counters.bytes() as u64),
         ];
-        for (name, help, value) in gauges {
-            let name = format!("gatehouse_ratelimit_{name}");
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(&name, help, None, gauge.metric_type())?)?;
-        }
+        encode_gauges(&mut encoder, &gauges)?;
         let domains = self.0.domains();
         let mut all: Vec<(Vec<(String, String)>, [(&str, u64); 6])> = Vec::new();
         for domain in domains.values() {
@@ -161,6 +157,35 @@ impl Collector for OfLimits {
         }
         Ok(())
     }
+}
+
+/// The same of a fleet.
+#[derive(Debug)]
+struct OfFleet(Arc<Fleet>);
+
+impl Collector for OfFleet {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encode_gauges(&mut encoder, &self.0.gauges())
+    }
+}
+
+impl Fleet {
+    /// Makes visible what is leased, and whether the store answers.
+    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
+        registry.register_collector(Box::new(OfFleet(Arc::clone(self))));
+    }
+}
+
+fn encode_gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    gauges: &[(&str, &str, u64)],
+) -> Result<(), std::fmt::Error> {
+    for (name, help, value) in gauges {
+        let name = format!("gatehouse_ratelimit_{name}");
+        let gauge = ConstGauge::new(*value);
+        gauge.encode(encoder.encode_descriptor(&name, help, None, gauge.metric_type())?)?;
+    }
+    Ok(())
 }
 
 /// `domain`, and `key1` to `keyN`.

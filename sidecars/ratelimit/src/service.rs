@@ -14,8 +14,9 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     answer::{self, Extras},
-    config::Domain,
+    config::{Domain, Scope},
     decide::{self, Ask, Modes, Said, UNLIMITED},
+    fleet::{Begun, Case, Fleet, FleetSettings},
     metrics::{Error, Metrics},
     state::State,
     table::Room,
@@ -28,6 +29,7 @@ pub struct RateLimitSidecar {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     options: Arc<Options>,
+    fleet: Arc<Fleet>,
 }
 
 /// How a process answers.
@@ -54,9 +56,16 @@ impl Default for Options {
 const MAX_DESCRIPTORS: usize = 256;
 
 impl RateLimitSidecar {
-    /// Reads this state and this clock.
+    /// Reads this state and this clock. Without a fleet, limits of one are kept as each says for a store that is down.
     pub fn new(state: Arc<State>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
-        Self { state, clock, metrics, options: Arc::default() }
+        let fleet = Fleet::without_store(FleetSettings::default().nodes);
+        Self { state, clock, metrics, options: Arc::default(), fleet }
+    }
+
+    /// Counts together with this fleet.
+    #[must_use]
+    pub fn with_fleet(self, fleet: Arc<Fleet>) -> Self {
+        Self { fleet, ..self }
     }
 
     /// Answers as these options say.
@@ -99,8 +108,7 @@ impl RateLimitSidecar {
         };
         let asks = decide::asks(&domain, request).map_err(Status::invalid_argument)?;
         let now = nanos(self.clock.now());
-        let results: Vec<decide::Result<'_>> =
-            asks.into_iter().map(|ask| ask.map(|ask| self.said(&domain, ask, now))).collect();
+        let results = self.results(&domain, asks, now).await;
         let modes = Modes { shadow: self.options.shadow, quota: self.options.quota };
         let over = decide::is_over(&results, modes);
         for (descriptor, result) in request.descriptors.iter().zip(&results) {
@@ -109,14 +117,40 @@ impl RateLimitSidecar {
             }
         }
         if over {
-            self.give_back(&results);
+            self.give_back(&domain, &results, now);
         }
         Ok(self.told(request, &results, over))
     }
 
-    fn said<'a>(&self, domain: &Domain, ask: Ask<'a>, now: u64) -> (Ask<'a>, Said) {
-        let said = if ask.limit.unlimited { UNLIMITED } else { self.count_here(domain, &ask, now) };
-        (ask, said)
+    /// What each limit says. All stores are asked before one is waited for.
+    async fn results<'a>(
+        &self,
+        domain: &Domain,
+        asks: Vec<Option<Ask<'a>>>,
+        now: u64,
+    ) -> Vec<decide::Result<'a>> {
+        let begin = |ask: &Ask<'_>| match ask.limit.scope {
+            _ if ask.limit.unlimited => Begun::Said(UNLIMITED),
+            Scope::Node => Begun::Said(self.count_here(domain, ask, now)),
+            Scope::Fleet => self.fleet.begin(self.case(domain, ask, now)),
+        };
+        let begun: Vec<_> = asks.iter().map(|ask| ask.as_ref().map(begin)).collect();
+        let mut results = Vec::with_capacity(asks.len());
+        for (ask, begun) in asks.into_iter().zip(begun) {
+            results.push(match (ask, begun) {
+                (Some(ask), Some(Begun::Said(said))) => Some((ask, said)),
+                (Some(ask), Some(begun)) => {
+                    let said = self.fleet.finish(self.case(domain, &ask, now), begun).await;
+                    Some((ask, said))
+                }
+                _ => None,
+            });
+        }
+        results
+    }
+
+    fn case<'c>(&'c self, domain: &Domain, ask: &'c Ask<'c>, now: u64) -> Case<'c> {
+        Case { ask, domain: domain.slot, counters: &self.state.counters, now }
     }
 
     /// On this node. Where the table is full, the limit's own counter: never a fresh one for a key that has no room.
@@ -139,10 +173,15 @@ impl RateLimitSidecar {
     }
 
     /// What limits let pass of a request that others refused, where they take all or nothing.
-    fn give_back(&self, results: &[decide::Result<'_>]) {
+    fn give_back(&self, domain: &Domain, results: &[decide::Result<'_>], now: u64) {
         for (ask, said) in results.iter().flatten() {
             let terms = &ask.limit.terms;
-            if terms.all_or_nothing && !said.taken.over && !ask.limit.unlimited {
+            if !terms.all_or_nothing || said.taken.over || ask.limit.unlimited {
+                continue;
+            }
+            if ask.limit.scope == Scope::Fleet {
+                self.fleet.take_back(self.case(domain, ask, now), said.overflowed);
+            } else {
                 let key = if said.overflowed { ask.limit.overflow } else { ask.key };
                 self.state.counters.with_known(key, |counter| counter.give_back(terms, ask.hits));
             }
@@ -161,7 +200,7 @@ impl RateLimitSidecar {
 }
 
 /// Since the epoch, until the year 2554.
-fn nanos(time: SystemTime) -> u64 {
+pub(crate) fn nanos(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

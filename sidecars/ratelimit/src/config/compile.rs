@@ -128,9 +128,6 @@ fn limit(descriptor: Descriptor, place: &Place<'_>) -> Result<Option<Limit>, Str
             "{field}.metadata.{EXTENSION}.algorithm: gcra is for the scope node, got the scope fleet"
         ));
     }
-    if scope == Scope::Fleet {
-        return Err(format!("{field}.metadata.{EXTENSION}.scope: node in this release, got fleet"));
-    }
     let (unit, window) = unit(&policy, field)?;
     names(&policy, field)?;
     let requests = match (&place.defaults.region, extension.regions.is_empty()) {

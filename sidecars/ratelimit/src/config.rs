@@ -127,6 +127,8 @@ pub(crate) struct Limit {
     pub(crate) on_store_error: OnStoreError,
     /// What its keys share when they have no room.
     pub(crate) overflow: Key,
+    /// Whose counters they are: the domain's, mostly.
+    pub(crate) counters: Box<str>,
     pub(crate) counts: Counts,
     /// How metrics name it: one `key_value` a level.
     pub(crate) labels: Box<[Box<str>]>,
@@ -160,8 +162,8 @@ pub(crate) fn window_of(unit: RateLimitUnit) -> Option<NonZeroU64> {
 pub(crate) struct KeyHasher(blake3::Hasher);
 
 impl KeyHasher {
-    pub(crate) fn new(domain: &str) -> Self {
-        Self(blake3::Hasher::new()).part(domain.as_bytes())
+    pub(crate) fn new(kind: &str) -> Self {
+        Self(blake3::Hasher::new()).part(kind.as_bytes())
     }
 
     #[must_use]
@@ -198,7 +200,7 @@ impl Domain {
         &'a self,
         entries: impl Iterator<Item = (&'e str, &'e str)>,
     ) -> Option<Found<'a>> {
-        let (mut hasher, mut rule) = (KeyHasher::new(&self.name), None::<&Rule>);
+        let (mut hasher, mut rule) = (KeyHasher::new("entries"), None::<&Rule>);
         for (key, value) in entries {
             let found = rule.map_or(&self.root, |rule| &rule.next).find(key, value)?;
             let counted = found.shares.as_deref().unwrap_or(value);
@@ -206,7 +208,7 @@ impl Domain {
             rule = Some(found);
         }
         let limit = rule?.limit.as_ref()?;
-        let key = hasher.part(&limit.terms.window.to_le_bytes()).key();
+        let key = hasher.part(&limit.terms.window.to_le_bytes()).part(limit.counters.as_bytes()).key();
         Some(Found { limit, key })
     }
 

@@ -116,10 +116,10 @@ fn ask<'a>(
     let Some(replacement) = &descriptor.limit else {
         return Ok(found.map(|Found { limit, key }| Ask { limit: Applied::Configured(limit), key, hits }));
     };
-    let limit = overriding(replacement, found.map(|found| found.limit), descriptor)?;
+    let limit = overriding(replacement, domain, found.map(|found| found.limit), descriptor)?;
     // With the limit in the key: another number counts on its own.
-    let mut key = KeyHasher::new(&domain.name)
-        .part(b"override")
+    let mut key = KeyHasher::new("override")
+        .part(limit.counters.as_bytes())
         .part(&limit.requests.to_le_bytes())
         .part(&limit.terms.window.to_le_bytes());
     for (name, value) in entries(descriptor) {
@@ -131,6 +131,7 @@ fn ask<'a>(
 /// The limit of a request, in the place of the configured one; never in shadow. It counts where and how that one does.
 fn overriding(
     wire: &RateLimitOverride,
+    domain: &Domain,
     configured: Option<&Limit>,
     descriptor: &RateLimitDescriptor,
 ) -> std::result::Result<Limit, String> {
@@ -165,6 +166,7 @@ fn overriding(
         mode: configured.map_or(Mode::Lease, |limit| limit.mode),
         on_store_error: configured.map_or(OnStoreError::LocalShare, |limit| limit.on_store_error),
         overflow: overflow.part(&window.to_le_bytes()).key(),
+        counters: configured.map_or_else(|| domain.name.as_str().into(), |limit| limit.counters.clone()),
         counts: Counts::default(),
         labels: Box::default(),
     })

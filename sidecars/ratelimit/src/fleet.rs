@@ -1,7 +1,7 @@
 //! Limits that a fleet counts together: from a request to its lease, and from there to the store where it has to be.
 
-mod breaker;
-mod lease;
+pub(crate) mod breaker;
+pub(crate) mod lease;
 mod pump;
 mod redis;
 mod store;

@@ -3,6 +3,9 @@
 
 mod service;
 
+mod diff;
+pub mod http;
+
 mod answer;
 mod decide;
 
@@ -13,15 +16,23 @@ mod fleet;
 mod counter;
 mod table;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod simulator;
+
+mod files;
 mod metrics;
+mod sotw;
 mod state;
 mod stats;
 
 pub use answer::Extras;
 pub use config::Defaults;
+pub use diff::Diff;
+pub use files::Folder;
 pub use fleet::{Fleet, FleetSettings, RedisSettings};
 pub use metrics::Metrics;
 pub use service::{Options, RateLimitSidecar};
+pub use sotw::Sotw;
 pub use state::{Follower, State};
 
 /// What this sidecar follows.

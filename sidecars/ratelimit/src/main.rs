@@ -1,5 +1,7 @@
 //! `gatehouse-ratelimit`: tells Envoy whether a request is within its limits.
 
+mod standalone;
+
 use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
@@ -10,6 +12,7 @@ use prometheus_client::registry::Registry;
 use ratelimit::{Defaults, Fleet, FleetSettings, Follower, Metrics, RateLimitSidecar, RedisSettings, State};
 use runtime::{SystemClock, telemetry};
 use sidecar::{Process, Settings};
+use standalone::Standalone;
 use tonic::transport::Server;
 
 /// Answers are made and dropped by the hundred thousand.
@@ -21,7 +24,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 #[command(
     name = "gatehouse-ratelimit",
     version,
-    after_help = "`gatehouse-ratelimit check FILE…` reads limits as the sidecar does, and says what is wrong with them."
+    after_help = "`gatehouse-ratelimit check FILE…` reads limits as the sidecar does, and says what is wrong with them.\n\
+        `gatehouse-ratelimit standalone` needs no control plane: see its --help. It is what runs without any flag."
 )]
 struct Args {
     #[command(flatten)]
@@ -83,7 +87,14 @@ fn main() -> anyhow::Result<ExitCode> {
         return check(Check::parse_from(std::env::args().skip(1)));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(Args::parse()))?;
+    // Without anything it is what replaces the reference server's image.
+    match std::env::args().nth(1).as_deref() {
+        None => runtime.block_on(standalone::serve(Standalone::parse()))?,
+        Some("standalone") => {
+            runtime.block_on(standalone::serve(Standalone::parse_from(std::env::args().skip(1))))?;
+        }
+        Some(_) => runtime.block_on(serve(Args::parse()))?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

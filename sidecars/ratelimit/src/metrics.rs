@@ -23,6 +23,7 @@ pub struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     took: Histogram,
+    config_loads: Family<LoadLabel, Counter>,
     pub(crate) overflow_hits: Counter,
     pub(crate) domain_not_found: Counter,
 }
@@ -44,6 +45,18 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrorLabel {
     err_type: Error,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoadLabel {
+    result: Load,
+}
+
+/// How a change of files came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Load {
+    Success,
+    Error,
 }
 
 /// Why a request has no answer.
@@ -71,6 +84,7 @@ impl Default for Metrics {
             errors: Family::default(),
             // From 1 µs to half a second.
             took: Histogram::new(exponential_buckets(1e-6, 2.0, 20)),
+            config_loads: Family::default(),
             overflow_hits: Counter::default(),
             domain_not_found: Counter::default(),
         }
@@ -90,6 +104,7 @@ impl Metrics {
         let theirs = registry.sub_registry_with_prefix("ratelimit_service");
         theirs.register("response_time_seconds", "From a request to its answer", self.took.clone());
         theirs.register("should_rate_limit_error", "Requests without an answer", self.errors.clone());
+        theirs.register("config_load", "Files read, by result", self.config_loads.clone());
         theirs.register(
             "rate_limit_domain_not_found",
             "Requests of domains that nobody has configured",
@@ -103,6 +118,11 @@ impl Metrics {
 
     pub(crate) fn error(&self, err_type: Error) {
         self.errors.get_or_create(&ErrorLabel { err_type }).inc();
+    }
+
+    pub(crate) fn loaded(&self, good: bool) {
+        let result = if good { Load::Success } else { Load::Error };
+        self.config_loads.get_or_create(&LoadLabel { result }).inc();
     }
 
     pub(crate) fn took(&self, time: Duration) {

@@ -16,6 +16,7 @@ use crate::{
     answer::{self, Extras},
     config::{Domain, Scope},
     decide::{self, Ask, Modes, Said, UNLIMITED},
+    diff::Diff,
     fleet::{Begun, Case, Fleet, FleetSettings},
     metrics::{Error, Metrics},
     state::State,
@@ -30,6 +31,7 @@ pub struct RateLimitSidecar {
     metrics: Metrics,
     options: Arc<Options>,
     fleet: Arc<Fleet>,
+    diff: Option<Diff>,
 }
 
 /// How a process answers.
@@ -59,13 +61,19 @@ impl RateLimitSidecar {
     /// Reads this state and this clock. Without a fleet, limits of one are kept as each says for a store that is down.
     pub fn new(state: Arc<State>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         let fleet = Fleet::without_store(FleetSettings::default().nodes);
-        Self { state, clock, metrics, options: Arc::default(), fleet }
+        Self { state, clock, metrics, options: Arc::default(), fleet, diff: None }
     }
 
     /// Counts together with this fleet.
     #[must_use]
     pub fn with_fleet(self, fleet: Arc<Fleet>) -> Self {
         Self { fleet, ..self }
+    }
+
+    /// Asks another server too.
+    #[must_use]
+    pub fn with_diff(self, diff: Diff) -> Self {
+        Self { diff: Some(diff), ..self }
     }
 
     /// Answers as these options say.
@@ -87,8 +95,10 @@ impl RateLimitSidecar {
         let begun = Instant::now();
         let answer = self.decide(request).await;
         self.metrics.took(begun.elapsed());
-        if answer.is_err() {
-            self.metrics.error(Error::Service);
+        match (&answer, &self.diff) {
+            (Err(_), _) => self.metrics.error(Error::Service),
+            (Ok(answer), Some(diff)) => diff.ask(request, answer.overall_code()),
+            (Ok(_), None) => {}
         }
         answer
     }

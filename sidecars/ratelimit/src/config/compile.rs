@@ -165,6 +165,7 @@ fn limit(descriptor: Descriptor, place: &Place<'_>) -> Result<Option<Limit>, Str
         mode: extension.mode,
         on_store_error: extension.on_store_error,
         overflow: overflow.part(&window.to_le_bytes()).key(),
+        counters: extension.counters.unwrap_or_else(|| place.domain.to_owned()).into(),
         counts: Counts::default(),
         labels: place.labels.clone().into(),
     }))

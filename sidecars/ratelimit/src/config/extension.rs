@@ -18,6 +18,8 @@ pub(super) struct Extension {
     pub(super) all_or_nothing: bool,
     /// By region, what part of the limit is its own. Each region enforces its share, and all together are the limit.
     pub(super) regions: BTreeMap<String, u32>,
+    /// In the place of the domain in the names of counters: a service's limits of another revision go on counting.
+    pub(super) counters: Option<String>,
 }
 
 /// Who counts together.

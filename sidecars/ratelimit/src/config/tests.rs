@@ -298,3 +298,16 @@ fn a_node_enforces_the_share_of_its_region() {
         .into();
     assert_eq!(shares, BTreeMap::from([("eu", 7), ("us", 3)]));
 }
+
+#[test]
+fn limits_of_another_revision_go_on_counting_where_they_name_the_same_counters() {
+    let of = |domain: &str, counters: &str| {
+        let domain = from_file(&format!(
+            "domain: {domain}\ndescriptors: [{{key: a, rate_limit: {{unit: day, requests_per_unit: 1}}, metadata: {{rls: {{{counters}}}}}}}]\n"
+        ));
+        key(&domain, &[("a", "x")])
+    };
+    assert_eq!(of("id@1", "counters: id"), of("id@2", "counters: id"));
+    assert_ne!(of("id@1", ""), of("id@2", ""));
+    assert_ne!(of("id@1", "counters: id"), of("id@1", "counters: other"));
+}

@@ -87,6 +87,8 @@ const MAX_INTERVAL: u64 = 200_000_000;
 const INTERVALS: u64 = 20;
 /// A key that is asked for now and then gets so much at once, where the limit is large.
 const FLOOR: u32 = 64;
+/// A lease is no more than so much of what is left for a node: the last ones of a limit are given out one by one.
+const LEFT_SHARE: u32 = 4;
 /// The floor is no more than so much of what is left for a node.
 const FLOOR_SHARE: u32 = 20;
 
@@ -379,7 +381,7 @@ impl Lease {
             u128::from(self.spent) * u128::from(sizing.interval) / u128::from(since.max(1))
         };
         let left = terms.requests.saturating_sub(self.counter) / sizing.nodes;
-        let floor = FLOOR.min(left / FLOOR_SHARE);
+        let (left, floor) = (left / LEFT_SHARE, FLOOR.min(left / FLOOR_SHARE));
         u32::try_from(rate).unwrap_or(u32::MAX).max(floor).min(left).max(needed)
     }
 

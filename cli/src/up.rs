@@ -98,6 +98,7 @@ async fn layout(args: &Args, progress: &Progress) -> anyhow::Result<Layout> {
         https: true,
         tls: None,
         authn_args: Vec::new(),
+        ratelimit_args: Vec::new(),
         control_plane_args: Vec::new(),
         control_plane_env: Vec::new(),
 

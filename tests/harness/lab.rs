@@ -45,6 +45,11 @@ fn bin_dir() -> PathBuf {
     }
 }
 
+/// A binary of ours, as cargo built it beside this test.
+pub fn program(name: &str) -> PathBuf {
+    bin_dir().join(name)
+}
+
 /// The root of the project. As cargo says it now: with a target folder that several clones share, this program may
 /// have been built in another one.
 pub fn project() -> PathBuf {
@@ -139,6 +144,7 @@ impl Lab {
             https: true,
             tls: None,
             authn_args: Vec::new(),
+            ratelimit_args: Vec::new(),
             control_plane_env: Vec::new(),
 
             edge: serde_json::Value::Null,

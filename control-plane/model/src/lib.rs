@@ -1,6 +1,7 @@
 //! What flows through the control plane: service file, instance, job, context, document. No IO, no async.
 
 pub mod auth;
+pub mod rate_limits;
 pub mod service_file;
 
 pub mod audit;

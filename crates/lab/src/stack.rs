@@ -46,6 +46,8 @@ pub struct Layout {
     pub control_plane_env: Vec<(String, String)>,
     /// More flags for the authentication sidecar.
     pub authn_args: Vec<String>,
+    /// More flags for the rate-limit sidecar.
+    pub ratelimit_args: Vec<String>,
 }
 
 /// PEM files of both sides of mutual TLS.
@@ -260,6 +262,9 @@ impl Stack {
         }
         if name == "authn" {
             args.extend(self.layout.authn_args.iter().cloned());
+        }
+        if name == "ratelimit" {
+            args.extend(self.layout.ratelimit_args.iter().cloned());
         }
         let program = self.layout.bin_dir.join(format!("gatehouse-{name}"));
         let mut process = Process::start(name, &program, &args, &self.layout.log(name))?;

@@ -33,6 +33,10 @@ descriptors:
   descriptors:
   - {key: user, rate_limit: {unit: hour, requests_per_unit: 4000000000}, metadata: {rls: {scope: node}}}
 - key: scope
+  value: strict
+  descriptors:
+  - {key: user, rate_limit: {unit: hour, requests_per_unit: 4000000000}, metadata: {rls: {mode: strict, on_store_error: allow}}}
+- key: scope
   value: fleet
   descriptors:
   - {key: user, rate_limit: {unit: hour, requests_per_unit: 4000000000}, metadata: {rls: {scope: fleet}}}
@@ -110,7 +114,8 @@ async fn bench() -> anyhow::Result<Value> {
         .kill_on_drop(true)
         .spawn()
         .context("starting the floor's server")?;
-    let sidecar = start(folder.path(), &ports, &redis).await?;
+    // The machine is shared: what is late here is late for want of a core.
+    let sidecar = start(folder.path(), &ports, &redis, 100).await?;
     let (floor_pid, pid) = (floor.id().context("the floor runs")?, sidecar.id().context("the sidecar runs")?);
     let noop = Asked { port: ports.http, pid: floor_pid, scope: "node" };
     let node = Asked { port: ports.control_plane, pid, scope: "node" };
@@ -144,6 +149,7 @@ async fn bench() -> anyhow::Result<Value> {
     }
     floor.kill().await?;
     sidecar.kill().await;
+    let troubled = troubled(folder.path(), redis).await?;
     Ok(json!({
         "noop_cpu_us": rounded(noop_us, 2),
         "node_cpu_us": rounded(node_us, 2),
@@ -158,12 +164,34 @@ async fn bench() -> anyhow::Result<Value> {
         "fleet_100k_keys_cpu_us": rounded(fleet_many_us, 2), "rps_100k_keys": rounded(fleet_many_rps, 0),
         "p99_us_100k_keys": rounded(fleet_many_p99, 0), "rps_100k_keys_cold": rounded(cold.seen.rps, 0),
         "bytes_per_key": rounded(bytes_per_key, 0),
+        "p99_us_redis_answers": troubled[0], "p99_us_redis_stopped": troubled[1], "p99_us_redis_killed": troubled[2],
         "grid": grid,
     }))
 }
 
+/// The 99th percentiles of strict limits, with the deadline that is usual: while Redis answers, while it stands still, and
+/// when it is gone.
+async fn troubled(folder: &Path, mut redis: Redis) -> anyhow::Result<[Value; 3]> {
+    let ports = Ports::free()?;
+    let sidecar = start(folder, &ports, &redis, 5).await?;
+    let asked =
+        Asked { port: ports.control_plane, pid: sidecar.id().context("the sidecar runs")?, scope: "strict" };
+    let p99 = async || -> anyhow::Result<Value> {
+        Ok(rounded(asked.with(1_000, (4, 16), REQUESTS / 4).await?.seen.p99_us, 0))
+    };
+    p99().await?;
+    let answers = p99().await?;
+    redis.stop();
+    let stopped = p99().await?;
+    redis.go_on();
+    redis.kill().await;
+    let killed = p99().await?;
+    sidecar.kill().await;
+    Ok([answers, stopped, killed])
+}
+
 /// The sidecar in the place of the reference server.
-async fn start(folder: &Path, ports: &Ports, redis: &Redis) -> anyhow::Result<Process> {
+async fn start(folder: &Path, ports: &Ports, redis: &Redis, deadline_ms: u64) -> anyhow::Result<Process> {
     fs::create_dir_all(folder.join("limits/config"))?;
     fs::write(folder.join("limits/config/bench.yaml"), LIMITS)?;
     let environment = [
@@ -173,8 +201,7 @@ async fn start(folder: &Path, ports: &Ports, redis: &Redis) -> anyhow::Result<Pr
         ("DEBUG_PORT", ports.xds.to_string()),
         ("REDIS_URL", redis.address()),
         ("LOG_LEVEL", "warn".to_owned()),
-        // The machine is shared: what is late here is late for want of a core.
-        ("GATEHOUSE_STORE_DEADLINE_MS", "100".to_owned()),
+        ("GATEHOUSE_STORE_DEADLINE_MS", deadline_ms.to_string()),
     ];
     let environment = environment.map(|(key, value)| (key.to_owned(), value));
     let program = std::env::current_exe()?.with_file_name("gatehouse-ratelimit");

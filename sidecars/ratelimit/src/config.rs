@@ -43,6 +43,7 @@ pub struct Defaults {
 }
 
 /// A descriptor as people write it: the same in files and over xDS.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Descriptor {
@@ -101,6 +102,7 @@ struct Rule {
 }
 
 /// So many requests in a window, and what is done when there are more.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(crate) struct Limit {
     /// As the answer tells it.

@@ -113,7 +113,7 @@ fn ask<'a>(
         return Ok(None);
     }
     let found = domain.find(entries(descriptor));
-    let Some(replacement) = &descriptor.limit else {
+    let Some(replacement) = descriptor.limit else {
         return Ok(found.map(|Found { limit, key }| Ask { limit: Applied::Configured(limit), key, hits }));
     };
     let limit = overriding(replacement, domain, found.map(|found| found.limit), descriptor)?;
@@ -130,7 +130,7 @@ fn ask<'a>(
 
 /// The limit of a request, in the place of the configured one; never in shadow. It counts where and how that one does.
 fn overriding(
-    wire: &RateLimitOverride,
+    wire: RateLimitOverride,
     domain: &Domain,
     configured: Option<&Limit>,
     descriptor: &RateLimitDescriptor,

@@ -198,7 +198,7 @@ impl Fleet {
         };
         match timeout(self.deadline, waits).await {
             Ok(Some(Said { taken, overflowed, .. })) => Said { taken, overflowed, without_store: false },
-            Ok(None) | Err(_) => self.unanswered(case),
+            Ok(None) | Err(_) => unanswered(case),
         }
     }
 
@@ -336,16 +336,6 @@ impl Fleet {
         }
     }
 
-    /// The store answers no more, or not in time: what was granted is used up, and more would be over the limit.
-    fn unanswered(&self, case: Case<'_>) -> Said {
-        let window = case.ask.limit.terms.window;
-        let ends = window - case.now % window;
-        match case.ask.limit.on_store_error {
-            OnStoreError::Allow => answer(false, 0, ends),
-            OnStoreError::LocalShare | OnStoreError::Deny => answer(true, 0, ends),
-        }
-    }
-
     /// For metrics.
     pub(crate) fn gauges(&self) -> [(&'static str, &'static str, u64); 5] {
         [
@@ -355,6 +345,16 @@ impl Fleet {
             ("store_down", "Whether the store does not answer", self.pump.breaker().is_down().into()),
             ("store_operations", "Operations of the store so far", self.pump.ops.load(Ordering::Relaxed)),
         ]
+    }
+}
+
+/// The store answers no more, or not in time: what was granted is used up, and more would be over the limit.
+fn unanswered(case: Case<'_>) -> Said {
+    let window = case.ask.limit.terms.window;
+    let ends = window - case.now % window;
+    match case.ask.limit.on_store_error {
+        OnStoreError::Allow => answer(false, 0, ends),
+        OnStoreError::LocalShare | OnStoreError::Deny => answer(true, 0, ends),
     }
 }
 

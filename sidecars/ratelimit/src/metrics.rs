@@ -149,7 +149,7 @@ impl Collector for OfLimits {
         ];
         encode_gauges(&mut encoder, &gauges)?;
         let domains = self.0.domains();
-        let mut all: Vec<(Vec<(String, String)>, [(&str, u64); 6])> = Vec::new();
+        let mut all = Vec::new();
         for domain in domains.values() {
             let mut add = |labels: &[Box<str>], counts: &Counts| {
                 let values = counts.values();

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     answer::{self, Extras},
     config::{Domain, Scope},
+    counter::Taken,
     decide::{self, Ask, Modes, Said, UNLIMITED},
     diff::Diff,
     fleet::{Begun, Case, Fleet, FleetSettings},
@@ -176,9 +177,11 @@ impl RateLimitSidecar {
         if overflowed {
             self.metrics.overflow_hits.inc();
         }
-        let taken = own
-            .or_else(|| hit(ask.limit.overflow, Room::Shared))
-            .unwrap_or_else(|| crate::counter::Taken { over: true, remaining: 0, reset: terms.window });
+        let taken = own.or_else(|| hit(ask.limit.overflow, Room::Shared)).unwrap_or(Taken {
+            over: true,
+            remaining: 0,
+            reset: terms.window,
+        });
         Said { taken, overflowed, without_store: false }
     }
 

@@ -351,7 +351,7 @@ impl World {
 
     fn reaches_store(&self, node: usize) -> bool {
         let is_down = (self.down.0..self.down.1).contains(&self.now);
-        !(is_down && (self.case.trouble == Trouble::Outage || node % 2 == 0))
+        !(is_down && (self.case.trouble == Trouble::Outage || node.is_multiple_of(2)))
     }
 
     /// As the node's clock has it.

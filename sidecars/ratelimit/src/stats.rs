@@ -21,7 +21,11 @@ pub(crate) struct Counts {
     pub(crate) shadow_mode: AtomicU64,
 }
 
+/// One `key_value` a level.
+pub(crate) type Labels = Box<[Box<str>]>;
+
 /// How hits came out.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) over: bool,
@@ -73,7 +77,7 @@ impl Counts {
 /// Those of a domain that are named by what requests carry.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    by_labels: Mutex<HashMap<Box<[Box<str>]>, Arc<Counts>>>,
+    by_labels: Mutex<HashMap<Labels, Arc<Counts>>>,
 }
 
 /// Of a domain: what requests carry must not fill the memory. What comes later counts with its limit only.
@@ -85,7 +89,7 @@ impl Stats {
     /// The counts under these names; `None` where there are too many.
     pub(crate) fn of(&self, labels: Vec<Box<str>>) -> Option<Arc<Counts>> {
         let cut = |label: Box<str>| label[..label.floor_char_boundary(MAX_LABEL_BYTES)].into();
-        let labels: Box<[Box<str>]> = labels.into_iter().map(cut).collect();
+        let labels: Labels = labels.into_iter().map(cut).collect();
         let mut known = self.by_labels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counts) = known.get(&labels) {
             return Some(Arc::clone(counts));
@@ -97,7 +101,7 @@ impl Stats {
     }
 
     /// All of them at this moment.
-    pub(crate) fn all(&self) -> Vec<(Box<[Box<str>]>, Arc<Counts>)> {
+    pub(crate) fn all(&self) -> Vec<(Labels, Arc<Counts>)> {
         let known = self.by_labels.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|(labels, counts)| (labels.clone(), Arc::clone(counts))).collect()
     }

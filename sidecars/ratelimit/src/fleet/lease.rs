@@ -153,10 +153,11 @@ impl Lease {
         let taken = self.taken(terms, false, now);
         // A quarter is left: by the time it is used up, the store has answered.
         let wanted = self.wanted(terms, sizing, 1, now);
-        if self.tokens < wanted / 4 && !self.is_used_up(now) && self.under_way == 0 {
-            if let Step::Ask(refill) = self.ask(terms, 1, wanted, now) {
-                return Step::SaidAndAsk(taken, refill);
-            }
+        if self.tokens < wanted / 4
+            && !self.is_used_up(now)
+            && let Step::Ask(refill) = self.ask(terms, 1, wanted, now)
+        {
+            return Step::SaidAndAsk(taken, refill);
         }
         Step::Said(taken)
     }
@@ -192,7 +193,7 @@ impl Lease {
         let limit = effective_limit(terms, refill.window, told.before.unwrap_or(0), now);
         let before = told.after.saturating_sub(refill.amount.into());
         let room = limit.saturating_sub(before);
-        let over = if hits == 0 { self.is_over(terms, told.after, limit) } else { hits > room };
+        let over = if hits == 0 { is_over(terms, told.after, limit) } else { hits > room };
         if self.window == refill.window {
             self.counter = self.counter.max(at_most_u32(told.after));
             self.before = told.before.map(at_most_u32).or(self.before);
@@ -201,11 +202,10 @@ impl Lease {
             }
         }
         let back = match (over, terms.all_or_nothing, terms.algorithm) {
-            (false, ..) => 0,
             (true, true, _) => refill.amount,
             // A sliding window would remember for its length what was refused.
             (true, false, Algorithm::Sliding) => at_most_u32(u64::from(refill.amount).saturating_sub(room)),
-            (true, false, _) => 0,
+            (false, ..) | (true, false, _) => 0,
         };
         let ends = refill.window.saturating_add(terms.window);
         let until = if over { self.not_before.max(now + 1).min(ends) } else { ends };
@@ -273,7 +273,7 @@ impl Lease {
         let grant = at_most_u32(limit.saturating_sub(before).min(refill.amount.into()));
         self.tokens = self.tokens.saturating_add(grant);
         let is_more =
-            if refill.amount == 0 { !self.is_over(terms, told.after, limit) } else { grant == refill.amount };
+            if refill.amount == 0 { !is_over(terms, told.after, limit) } else { grant == refill.amount };
         if is_more {
             return 0;
         }
@@ -329,14 +329,6 @@ impl Lease {
         ends.min(now.saturating_add(fades))
     }
 
-    /// As the reference has it: over is what has been refused, and not what is just used up.
-    fn is_over(&self, terms: &Terms, counter: u64, limit: u64) -> bool {
-        match terms.algorithm {
-            Algorithm::Fixed | Algorithm::Gcra => counter > limit,
-            Algorithm::Sliding => counter >= limit,
-        }
-    }
-
     fn look(&mut self, terms: &Terms, sizing: Sizing, now: u64) -> Step {
         let is_fresh = self.is_told && now.saturating_sub(self.asked_at) < sizing.interval;
         if !is_fresh && self.under_way == 0 && !self.is_used_up(now) {
@@ -346,8 +338,7 @@ impl Lease {
             return Step::Wait;
         }
         let limit = effective_limit(terms, self.window, u64::from(self.before.unwrap_or(0)), now);
-        let over =
-            self.tokens == 0 && (self.is_used_up(now) && self.is_over(terms, self.counter.into(), limit));
+        let over = self.tokens == 0 && (self.is_used_up(now) && is_over(terms, self.counter.into(), limit));
         Step::Said(self.taken(terms, over, now))
     }
 
@@ -394,6 +385,14 @@ impl Lease {
             remaining: if over { self.tokens } else { left.min(terms.requests) },
             reset: until.saturating_sub(now),
         }
+    }
+}
+
+/// As the reference has it: over is what has been refused, and not what is just used up.
+fn is_over(terms: &Terms, counter: u64, limit: u64) -> bool {
+    match terms.algorithm {
+        Algorithm::Fixed | Algorithm::Gcra => counter > limit,
+        Algorithm::Sliding => counter >= limit,
     }
 }
 

@@ -74,9 +74,9 @@ pub(super) struct Redis {
 }
 
 enum Source {
-    Single(Client),
+    Single(Box<Client>),
     Sentinel(Box<Mutex<SentinelClient>>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 #[derive(Clone)]
@@ -97,9 +97,9 @@ impl Redis {
         let url = settings.redis_url.as_deref().context("--redis-url: must be there")?;
         let tls = settings.certificates()?;
         let source = match settings.redis_type {
-            RedisType::Single => Source::Single(single(settings, url, tls)?),
+            RedisType::Single => Source::Single(Box::new(single(settings, url, tls)?)),
             RedisType::Sentinel => Source::Sentinel(Box::new(Mutex::new(sentinel(settings, url, tls)?))),
-            RedisType::Cluster => Source::Cluster(cluster(settings, url, tls)?),
+            RedisType::Cluster => Source::Cluster(Box::new(cluster(settings, url, tls)?)),
         };
         Ok(Self { source, connection: Mutex::default() })
     }
@@ -293,8 +293,8 @@ fn sentinel(
         .split(',')
         .map(|sentinel| Ok(address(sentinel, settings.redis_tls)?.addr().clone()))
         .collect::<anyhow::Result<_>>()?;
-    let mut builder = SentinelClientBuilder::new(addresses, master.to_owned(), SentinelServerType::Master)
-        .context("--redis-url")?;
+    let mut builder =
+        SentinelClientBuilder::new(addresses, master, SentinelServerType::Master).context("--redis-url")?;
     if let Some((user, password)) = settings.redis_auth.as_deref().map(credentials) {
         builder = builder.set_client_to_redis_password(password);
         if let Some(user) = user {

@@ -18,6 +18,8 @@ mod table;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod simulator;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 mod files;
 mod metrics;

@@ -29,6 +29,8 @@ pub struct Redis {
 
 /// It starts within a blink, on a busy machine within seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Who answers without closing has said everything by then.
+const NO_MORE: Duration = Duration::from_millis(500);
 
 impl Redis {
     /// Starts it on a free port. Its log goes to the folder.
@@ -55,6 +57,23 @@ impl Redis {
         let mut redis = Self { process: None, port, log: folder.join(format!("redis-{port}.log")), args };
         redis.start_again().await?;
         Ok(redis)
+    }
+
+    /// A sentinel that watches a master as `master`, and takes half a second of silence for its end.
+    pub async fn sentinel(folder: &Path, master: &Self) -> Result<Self, LabError> {
+        let port = Ports::free()?.upstream;
+        let settings = folder.join(format!("sentinel-{port}.conf"));
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor master 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds master 500\nsentinel failover-timeout master 2000\n",
+            master.port
+        );
+        std::fs::write(&settings, text).map_err(LabError::io(format!("writing {}", settings.display())))?;
+        let args = vec![settings.display().to_string(), "--sentinel".to_owned()];
+        let mut sentinel =
+            Self { process: None, port, log: folder.join(format!("sentinel-{port}.log")), args };
+        sentinel.start_again().await?;
+        Ok(sentinel)
     }
 
     /// Starts it where it was, with nothing in it.
@@ -108,9 +127,15 @@ impl Redis {
 async fn asked(port: u16, command: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
+    let (mut answer, mut part) = (Vec::new(), [0; 4_096]);
+    // A sentinel does not quit: it says no more.
+    while let Ok(read) = tokio::time::timeout(NO_MORE, stream.read(&mut part)).await {
+        match read? {
+            0 => break,
+            length => answer.extend_from_slice(&part[..length]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 async fn answers(port: u16) -> Result<(), String> {

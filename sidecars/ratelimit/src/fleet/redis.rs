@@ -340,3 +340,7 @@ fn cluster(
     }
     builder.build().context("--redis-url")
 }
+
+#[cfg(test)]
+#[path = "redis/tests.rs"]
+mod tests;

@@ -26,7 +26,7 @@ fn patient() -> FleetSettings {
     FleetSettings { deadline: Duration::from_secs(20), nodes: 1, ..FleetSettings::default() }
 }
 
-fn settings(server: &Server) -> RedisSettings {
+pub(super) fn settings(server: &Server) -> RedisSettings {
     RedisSettings {
         redis_url: Some(server.address()),
         redis_type: RedisType::Single,

@@ -38,7 +38,8 @@ fn put(file: &PathBuf, list: &Value) {
 
 #[tokio::test]
 async fn a_guardrail_denies_on_every_service_whatever_its_own_policy_says() {
-    let internal = json!({"name": "internal", "deny": {"paths": ["/internal"]}, "unless": {"networks": ["10.0.0.0/8"]}});
+    let internal =
+        json!({"name": "internal", "deny": {"paths": ["/internal"]}, "unless": {"networks": ["10.0.0.0/8"]}});
     let new = json!({"name": "new", "deny": {"paths": ["/new"]}, "mode": "shadow"});
     let (mut lab, file) = lab_with(&json!([internal, new])).await;
     let (hello, other) = (open(&lab, "hello"), open(&lab, "other"));

@@ -24,6 +24,7 @@ mod methods;
 mod onboarding;
 mod openapi;
 mod outage;
+mod rate_limits;
 mod render;
 mod revocation;
 mod storm;

@@ -248,6 +248,7 @@ pub fn targets() -> Vec<Target> {
     let mut credentials: Vec<Vec<u8>> = credentials.map(|text| text.as_bytes().to_vec()).into();
     credentials.push(format!("Bearer {}", presenting.good()[0]).into_bytes());
     credentials.push(format!("sid={}", presenting.good()[0]).into_bytes());
+    let limiting = ratelimit::testing::Answering::default();
     let pem = KeyPair::generate().expect("a key").public_key_pem();
     vec![
         tokens(),
@@ -262,6 +263,8 @@ pub fn targets() -> Vec<Target> {
         Target::new("rules and a request", policy::testing::corpus(), policy::testing::agree),
         Target::new("a revocation", testing::revocations(), testing::revocation),
         Target::new("an answer about a token", testing::answers(), testing::introspected),
+        Target::new("a question about limits", limiting.questions(), move |bytes| limiting.question(bytes)),
+        Target::new("limits", ratelimit::testing::limits(), ratelimit::testing::read_limits),
         Target::new("a key in PEM", vec![pem.into_bytes()], |bytes| {
             if let Ok(text) = std::str::from_utf8(bytes) {
                 let _refused = jwt::pem::jwk(text, "k");

@@ -46,6 +46,11 @@ fn bin_dir() -> PathBuf {
     }
 }
 
+/// A binary of ours, as cargo built it beside this test.
+pub fn program(name: &str) -> PathBuf {
+    bin_dir().join(name)
+}
+
 /// The root of the project. As cargo says it now: with a target folder that several clones share, this program may
 /// have been built in another one.
 pub fn project() -> PathBuf {

@@ -22,7 +22,7 @@ pub use balancer::Balancer;
 pub use certificates::TestCa;
 pub use client::{Answer, Token};
 pub use cloud::{Cloud, Doors, ORIGIN_SECRETS};
-pub use lab::{Lab, aws, envoy, eventually, project, tool};
+pub use lab::{Lab, aws, envoy, eventually, program, project, tool};
 pub use load::{Load, Seen, wrk};
 pub use provider::Provider;
 pub use raw::Raw;

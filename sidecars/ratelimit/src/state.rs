@@ -1,41 +1,57 @@
-//! The limits in force, swapped as a whole while requests read them.
+//! The limits in force, swapped as a whole while requests read them, and what was counted of them, which stays.
 
 use std::{collections::HashMap, sync::Arc};
 
 use api::ResourceType;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use envoy_types::pb::ratelimit::config::ratelimit::v3::RateLimitConfig;
 use prost::Message as _;
 use xds::Handler;
 
-use crate::{config::Domain, counters::Budget};
+use crate::{
+    config::{Defaults, Domain},
+    counter::Counter,
+    table::{Bounds, Table},
+};
 
 type Domains = HashMap<String, Arc<Domain>>;
 
 /// Read by every request.
-#[derive(Default)]
+#[derive(Debug)]
 pub struct State {
     domains: ArcSwap<Domains>,
-    budget: Arc<Budget>,
+    pub(crate) counters: Table<Counter>,
+    defaults: Defaults,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new(Defaults::default())
+    }
 }
 
 impl State {
+    /// No limits yet.
+    pub fn new(defaults: Defaults) -> Self {
+        Self { domains: ArcSwap::default(), counters: Table::new(Bounds::default()), defaults }
+    }
+
     pub(crate) fn domain(&self, name: &str) -> Option<Arc<Domain>> {
         self.domains.load().get(name).cloned()
     }
 
-    /// How many keys have a counter.
-    pub(crate) fn counters(&self) -> usize {
-        self.budget.used()
+    pub(crate) fn domains(&self) -> Guard<Arc<Domains>> {
+        self.domains.load()
     }
 
-    #[cfg(test)]
-    pub(crate) fn of(config: &RateLimitConfig) -> Arc<Self> {
-        let state = Arc::new(Self::default());
-        let mut follower = Follower::new(Arc::clone(&state));
-        follower.upsert(ResourceType::RateLimitConfig, &config.name, &config.encode_to_vec()).unwrap();
-        follower.commit();
-        state
+    /// Puts these limits in force, in the place of all others.
+    pub(crate) fn replace(&self, domains: impl IntoIterator<Item = Arc<Domain>>) {
+        let domains = domains.into_iter().map(|domain| (domain.name.clone(), domain));
+        self.domains.store(Arc::new(domains.collect()));
+    }
+
+    pub(crate) fn defaults(&self) -> &Defaults {
+        &self.defaults
     }
 }
 
@@ -43,7 +59,7 @@ impl State {
 pub struct Follower {
     state: Arc<State>,
     /// By resource name; it may differ from the domain.
-    next: HashMap<String, (String, Arc<Domain>)>,
+    next: HashMap<String, Arc<Domain>>,
 }
 
 impl Follower {
@@ -56,12 +72,11 @@ impl Follower {
 impl Handler for Follower {
     fn upsert(&mut self, _: ResourceType, name: &str, body: &[u8]) -> Result<(), String> {
         let wire = RateLimitConfig::decode(body).map_err(|error| error.to_string())?;
-        let domain = wire.domain.clone();
-        if self.next.iter().any(|(other, (taken, _))| other != name && *taken == domain) {
-            return Err(format!("domain: belongs to another configuration, got {domain:?}"));
+        if self.next.iter().any(|(other, taken)| other != name && taken.name == wire.domain) {
+            return Err(format!("domain: belongs to another configuration, got {:?}", wire.domain));
         }
-        self.next
-            .insert(name.to_owned(), (domain, Arc::new(Domain::new(wire, Arc::clone(&self.state.budget))?)));
+        let domain = Domain::from_wire(wire, self.state.defaults())?;
+        self.next.insert(name.to_owned(), Arc::new(domain));
         Ok(())
     }
 
@@ -70,7 +85,6 @@ impl Handler for Follower {
     }
 
     fn commit(&mut self) {
-        let domains = self.next.values().map(|(name, domain)| (name.clone(), Arc::clone(domain)));
-        self.state.domains.store(Arc::new(domains.collect()));
+        self.state.replace(self.next.values().cloned());
     }
 }

@@ -18,7 +18,7 @@ pub(crate) enum Command {
     /// Run `authz.tests` of service files; ends with 1 where a request does not become what it must
     Test(TestArgs),
     /// Show which rule decides a request, and why not each other
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 #[derive(Debug, clap::Args)]

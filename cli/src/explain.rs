@@ -67,7 +67,12 @@ pub(crate) async fn diff(args: DiffArgs) -> anyhow::Result<()> {
         let name = &loaded.service.service;
         let live = broker.instance(&broker.instance_id(name)).await?;
         let live = live.map(|instance| instance["parameters"].clone());
-        let shown = |value: &Value| serde_norway::to_string(value).context("writing YAML");
+        // Each writes its fields in another order, which means nothing.
+        let shown = |value: &Value| {
+            let mut sorted = value.clone();
+            sorted.sort_all_objects();
+            serde_norway::to_string(&sorted).context("writing YAML")
+        };
         let before = live.as_ref().map(shown).transpose()?.unwrap_or_default();
         let after = shown(&loaded.parameters)?;
         if before == after {

@@ -241,7 +241,8 @@ async fn a_guard_starts_from_disk_and_without_it_nothing_passes() {
     let url = format!("http://127.0.0.1:{}/metrics", edge.lab.stack.layout.ports.guard);
     let metrics = reqwest::get(url).await.unwrap();
     let metrics = metrics.text().await.unwrap();
-    for name in ["gatehouse_authn_policies", "gatehouse_authz_policies", "gatehouse_ratelimit_requests_total"]
+    for name in
+        ["gatehouse_authn_policies", "gatehouse_authz_policies", "gatehouse_ratelimit_overflow_hits_total"]
     {
         assert!(metrics.contains(name), "{name} is not in {metrics}");
     }

@@ -95,6 +95,7 @@ mod tests {
         assert_eq!(super::shown(&json!([])), Ok(json!([])));
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "values are written down where they are used")]
     #[track_caller]
     fn check(list: Value, expected: &str) {
         let error = read(&list).unwrap_err();

@@ -151,7 +151,8 @@ mod tests {
             (
                 |a| a.time = Some(authz::Time { after: "2026-01-01T00:00:00Z".into(), ..Default::default() }),
                 |b| {
-                    b.time = Some(authz::Time { before: "2026-01-01T00:00:00Z".into(), ..Default::default() })
+                    b.time =
+                        Some(authz::Time { before: "2026-01-01T00:00:00Z".into(), ..Default::default() });
                 },
             ),
             (|a| (a.paths, a.r#where) = (texts("/{id}"), vec![comparison()]), |b| b.paths = texts("/a")),

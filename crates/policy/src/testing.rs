@@ -61,13 +61,11 @@ fn of(policy: &wire::Policy, effect: wire::Effect) -> impl Iterator<Item = &wire
 
 /// Anonymous paths are compared as they are written.
 fn is_under(pattern: &str, path: &str) -> bool {
-    match pattern.strip_prefix('=') {
-        Some(exact) => path == exact,
-        None => {
-            let prefix = pattern.trim_end_matches('/');
-            path == prefix || path.starts_with(&format!("{prefix}/"))
-        }
+    if let Some(exact) = pattern.strip_prefix('=') {
+        return path == exact;
     }
+    let prefix = pattern.trim_end_matches('/');
+    path == prefix || path.starts_with(&format!("{prefix}/"))
 }
 
 /// All fields must match; within a field, one of the list; all scopes, all claims, all comparisons.

@@ -95,7 +95,7 @@ fn answer(id: &PolicyId, decided: &Decided<'_>, shadow: Option<&str>) -> (Decisi
         Mode::Shadow => "shadow",
     };
     let mut record =
-        Record::new(KEY, id).text("effect", effect).text("rule", &*decided.rule).text("mode", mode);
+        Record::new(KEY, id).text("effect", effect).text("rule", &decided.rule).text("mode", mode);
     if let Some(guardrail) = shadow {
         record = record.text(GUARDRAIL, guardrail).text("guardrail_mode", "shadow");
     }

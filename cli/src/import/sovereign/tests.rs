@@ -50,8 +50,8 @@ context_refresh_rate: 60
     assert_eq!(
         left,
         [
-            "template_context.helper: \"module\" runs Python or code of your own; write what it gives to a file",
             "template_context.secret: the environment is no source here; write it to a file",
+            "template_context.helper: \"module\" runs Python or code of your own; write what it gives to a file",
         ]
     );
     let new = "

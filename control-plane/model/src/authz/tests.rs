@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::UpstreamRule;
 
+#[allow(clippy::needless_pass_by_value, reason = "values are written down where they are used")]
 fn with(authz: Value) -> Value {
     json!({
         "service": "hello",
@@ -44,6 +45,7 @@ fn everything() -> Value {
     })
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "values are written down where they are used")]
 #[track_caller]
 fn refused(rule: Value, expected: &str) {
     let told = read(json!({"rules": [rule]})).unwrap_err();
@@ -125,6 +127,7 @@ fn rules_that_can_never_decide_anything_are_refused_with_the_one_that_does() {
 }
 
 /// One rule, and this row.
+#[allow(clippy::needless_pass_by_value, reason = "values are written down where they are used")]
 fn table(row: Value) -> Result<ServiceFile, String> {
     read(json!({
         "rules": [{"allow": {"paths": ["/users/{id}"], "scopes": ["read"], "where": ["{id} == sub"]}}],
@@ -223,7 +226,7 @@ fn a_mistake_in_cedar_is_told_with_its_field_and_line() {
     );
     check_cedar(
         |cedar| {
-            cedar["test_entities"] = json!([{"uid": {"type": "Doc", "id": "a"}, "attrs": {}, "parents": []}])
+            cedar["test_entities"] = json!([{"uid": {"type": "Doc", "id": "a"}, "attrs": {}, "parents": []}]);
         },
         "authz.cedar.entities: ",
     );

@@ -216,7 +216,7 @@ fn a_path_that_could_mean_two_things_is_denied_by_itself() {
 fn an_explanation_names_each_field_that_does_not_match() {
     let rules = policy(vec![
         allow(|rule| {
-            (rule.methods, rule.paths, rule.scopes) = (texts("PUT"), texts("/docs"), texts("read write"))
+            (rule.methods, rule.paths, rule.scopes) = (texts("PUT"), texts("/docs"), texts("read write"));
         }),
         deny(|rule| rule.groups = texts("suspended")),
         allow(|rule| rule.groups = texts("dev")),
@@ -244,7 +244,9 @@ fn an_explanation_names_each_field_that_does_not_match() {
 
 #[test]
 fn what_decides_and_the_reference_agree_on_the_corpus() {
-    testing::corpus().iter().for_each(|bytes| testing::agree(bytes));
+    for bytes in &testing::corpus() {
+        testing::agree(bytes);
+    }
 }
 
 proptest! {

@@ -513,17 +513,17 @@ mod tests {
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
         let edge = json!({
-            "group": "edge", "run_dir": "/run", "access_log_module": null, "proxy_protocol": false, "mtls": null, "introspection": [], "sidecars": [],
-            "http": {"address": "::", "port": 1}, "https": null, "cdn": null, "internal": null,
-            "flood": {"total_burst": 1, "total_per_second": 1, "address_burst": 1, "address_per_second": 1},
+            "group": "edge", "run_dir": "/run", "access_log_module": null, "proxy_protocol": false, "introspection": [],
+            "sidecars": [], "http": {"address": "::", "port": 1}, "https": null, "cdn": null, "internal": null, "mtls": null,
             "rest": {"cluster": "xds", "refresh_delay": "5s", "request_timeout": "1s"},
+            "flood": {"total_burst": 1, "total_per_second": 1, "address_burst": 1, "address_per_second": 1},
         });
         let scope = Scope::new(&edge, &Values::new());
         let rendered = |id: &str, transport| {
             let node = NodeFacts { id: id.into(), transport, ..NodeFacts::default() };
             let documents = templates.render_edge(&templates.select(&node), &scope).unwrap();
-            let routes = documents.iter().filter(|document| document.kind == "routes");
-            routes.map(|document| document.template.clone()).collect::<Vec<_>>()
+            let routes = documents.into_iter().filter(|document| document.kind == "routes");
+            routes.map(|document| document.template).collect::<Vec<_>>()
         };
         assert_eq!(rendered("edge/i-1", Transport::Stream), ["routes.yaml"]);
         assert_eq!(rendered("edge/canary-1", Transport::Stream), ["canary.yaml"]);
@@ -571,12 +571,10 @@ mod tests {
             ("edge.yaml", "{# kind: runtime #}{% for name in context %}{{ name }}{% endfor %}"),
         ]);
         let templates = Templates::load(Some(folder.path())).unwrap();
-        assert_eq!(
-            templates.lists(),
-            [("guardrails", "name"), ("hosts", "id"), ("revocations", "name")].into()
-        );
-        let value = json!({"id": "a"});
-        let item = Item { id: InstanceId::of_item("hosts", "a"), list: "hosts".into(), value };
+        let lists = [("guardrails", "name"), ("hosts", "id"), ("revocations", "name")];
+        assert_eq!(templates.lists(), lists.into());
+        let (id, list) = (InstanceId::of_item("hosts", "a"), "hosts".into());
+        let item = Item { id, list, value: json!({"id": "a"}) };
         let values = Values::from([("limits".to_owned(), Arc::new(json!({"burst": 3})))]);
         let scope = Scope::new(&json!({"rest": {}}), &values);
         let documents = templates.render_item(&Selection::default(), &item, &scope).unwrap();
@@ -586,9 +584,8 @@ mod tests {
 
         let reads = |each: &ForEach, source: &str| templates.reads(each, &[source.to_owned()].into());
         let items = ForEach::Item("hosts".into());
-        assert!(reads(&items, "limits") && !reads(&items, "other"));
+        assert!(reads(&items, "limits") && !reads(&items, "other") && !reads(&ForEach::Service, "limits"));
         assert!(reads(&ForEach::Edge, "other"), "it goes through all of them");
-        assert!(!reads(&ForEach::Service, "limits"));
     }
 
     #[test]

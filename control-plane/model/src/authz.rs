@@ -277,21 +277,10 @@ impl ServiceFile {
         Engine::new(checked).map_err(|invalid| vec![invalid.within("authz.cedar").to_string()])
     }
 
-    /// What is wrong with `authz`, beside what the schema says.
-    pub(crate) fn broken_authz(&self) -> Vec<String> {
-        self.authz_engine().err().unwrap_or_default()
-    }
-
     /// Rows of `authz.tests` that do not become what they must.
-    pub(crate) fn failed_tests(&self) -> Vec<String> {
-        if self.authz.tests.is_empty() {
-            return Vec::new();
-        }
-        let results = self.authz_engine().map(|engine| self.authz_results(&engine));
-        let failed = |results: Vec<TestResult>| {
-            results.iter().enumerate().filter_map(|(at, result)| result.failure(at)).collect()
-        };
-        results.map_or_else(|broken| broken, failed)
+    pub(crate) fn failed_tests(&self, engine: &Engine) -> Vec<String> {
+        let results = self.authz_results(engine);
+        results.iter().enumerate().filter_map(|(at, result)| result.failure(at)).collect()
     }
 
     fn idle(&self, rule: usize, by: usize) -> String {

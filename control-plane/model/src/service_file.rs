@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
+use policy::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -175,14 +176,19 @@ pub(crate) fn told(error: &jsonschema::ValidationError<'_>) -> String {
 impl ServiceFile {
     /// Checks everything that can be checked without knowing other services; `authz.tests` too.
     pub fn parse(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
-        let file = Self::parse_untested(parameters, upstreams)?;
-        let mut failed = file.failed_tests();
+        let (file, engine) = Self::read(parameters, upstreams)?;
+        let mut failed = file.failed_tests(&engine);
         failed.truncate(MAX_ERRORS);
         if failed.is_empty() { Ok(file) } else { Err(InvalidService(failed)) }
     }
 
     /// Checks everything but what becomes of the requests in `authz.tests`: for whoever shows just that.
     pub fn parse_untested(parameters: &Value, upstreams: UpstreamRule) -> Result<Self, InvalidService> {
+        Self::read(parameters, upstreams).map(|(file, _)| file)
+    }
+
+    /// With what decides by it, which takes long to make where there is much Cedar.
+    fn read(parameters: &Value, upstreams: UpstreamRule) -> Result<(Self, Engine), InvalidService> {
         let broken: Vec<String> =
             VALIDATOR.iter_errors(parameters).take(MAX_ERRORS).map(|error| told(&error)).collect();
         if !broken.is_empty() {
@@ -190,9 +196,16 @@ impl ServiceFile {
         }
         let file: Self = serde_json::from_value(parameters.clone())
             .map_err(|error| InvalidService(vec![named(parameters, &error)]))?;
-        let mut broken = file.broken_rules(upstreams);
-        broken.truncate(MAX_ERRORS);
-        if broken.is_empty() { Ok(file) } else { Err(InvalidService(broken)) }
+        let broken = file.broken_rules(upstreams);
+        // The engine is only asked about paths that mean one thing.
+        let engine = if broken.is_empty() { file.authz_engine() } else { Err(broken) };
+        match engine {
+            Ok(engine) => Ok((file, engine)),
+            Err(mut broken) => {
+                broken.truncate(MAX_ERRORS);
+                Err(InvalidService(broken))
+            }
+        }
     }
 
     /// All that may prove who sends a request, on whatever route, each with its place in the file.
@@ -252,10 +265,6 @@ impl ServiceFile {
                 let refused = path_rule(&format!("authz.rules[{at}].{field}.paths[{nth}]"), &plain);
                 broken.extend(refused);
             }
-        }
-        // The engine is only asked about paths that mean one thing.
-        if broken.is_empty() {
-            broken = self.broken_authz();
         }
         broken
     }
